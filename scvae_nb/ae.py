@@ -85,7 +85,7 @@ def _read(self: LatentModel, X, reset=False):
     least = 2 if reset else 1
     if not isinstance(X, AnnData):
         X = validate_data(self, X, reset=reset, accept_sparse="csr", dtype=[np.float32, np.float64],
-            ensure_min_samples=least, ensure_min_features=2, ensure_all_finite=False)
+            ensure_min_samples=least, ensure_min_features=least, ensure_all_finite=False)
         return check_matrix(X, min_cells=1), None
     if not reset: _same_genes(self, X.var_names)
     M = check_log(X, min_cells=least) if self.layer is None else check_matrix(X, self.layer, min_cells=least)
@@ -106,7 +106,14 @@ def _same_genes(model, genes):
     told = [f"{t}: {few(n)}" for t, n in (("missing", missing), ("not in the model", extra)) if n] or ["the same genes in another order"]
     raise ValueError(f"the genes are not those the model was fitted on ({'; '.join(told)}): select them by name, adata[:, model.feature_names_in_]")
 
-# %% ../nbs/04_ae.ipynb #c015
+# %% ../nbs/04_ae.ipynb #c014
+@patch
+def __sklearn_tags__(self: LatentModel):
+    tags = super(LatentModel, self).__sklearn_tags__()
+    tags.input_tags.sparse = True
+    return tags
+
+# %% ../nbs/04_ae.ipynb #c016
 @patch
 def _build(self: LatentModel, n_genes, start=None, shift=None):
     "A new network for `n_genes` genes."
@@ -117,7 +124,7 @@ def _build(self: LatentModel, n_genes, start=None, shift=None):
 @patch
 def _net_settings(self: LatentModel): return dict(reduction=self.reduction)
 
-# %% ../nbs/04_ae.ipynb #c016
+# %% ../nbs/04_ae.ipynb #c017
 @patch
 def fit(self: LatentModel,
     X,                # AnnData, sparse matrix, array or DataFrame: cells by genes
@@ -139,7 +146,7 @@ def fit(self: LatentModel,
     self.n_epochs_, self._n_features_out = len(self.history_.get("loss", [])), self.n_latent
     return self
 
-# %% ../nbs/04_ae.ipynb #c018
+# %% ../nbs/04_ae.ipynb #c019
 @patch
 def _run(self: LatentModel, M):
     "What tells this run from another, as plain values."
@@ -147,7 +154,7 @@ def _run(self: LatentModel, M):
     settings = {k: repr(v) for k, v in self.get_params().items() if k not in free}
     return dict(model=type(self).__name__, seed=self.seed_, cells=M.shape[0], genes=M.shape[1], sum=float(M.sum())) | settings
 
-# %% ../nbs/04_ae.ipynb #c020
+# %% ../nbs/04_ae.ipynb #c021
 @patch
 def _each(self: LatentModel, M, f):
     "`f` of each batch of `M`, without gradients, one under the other."
@@ -172,7 +179,7 @@ def _same_constant(self: LatentModel, constant):
     if (mine is None) != (constant is None) or (mine is not None and not np.allclose(mine, constant, rtol=1e-4, atol=1e-6)):
         raise ValueError(f"layer {self.layer!r} is not scaled as the training data were: scale new cells with the means of the old ones")
 
-# %% ../nbs/04_ae.ipynb #c021
+# %% ../nbs/04_ae.ipynb #c022
 @patch
 def inverse_transform(self: LatentModel,
     Z,  # (n, n_latent) codes
@@ -183,7 +190,7 @@ def inverse_transform(self: LatentModel,
     if Z.shape[1] != self.n_latent: raise ValueError(f"codes have {Z.shape[1]} numbers, the model's have {self.n_latent}")
     with torch.no_grad(): return self.net_.decoder.reconstruct(torch.as_tensor(Z).to(self.net_.decoder.weight.dtype)).numpy()
 
-# %% ../nbs/04_ae.ipynb #c023
+# %% ../nbs/04_ae.ipynb #c024
 @patch
 def score(self: LatentModel,
     X,       # cells by genes, as for `fit`
@@ -198,7 +205,7 @@ def score(self: LatentModel,
         return -error - (0 if kl is None else kl.sum(1))
     with seeded(self.seed_, 2): return float(self._each(M, elbo).double().mean()) - M.shape[1]/2*math.log(math.pi)
 
-# %% ../nbs/04_ae.ipynb #c025
+# %% ../nbs/04_ae.ipynb #c026
 class AENet(Net):
     "A code with or without a ReLU."
     latent_relu = True
@@ -223,7 +230,7 @@ class DeepAE(LatentModel):
         net.latent_relu = self.latent_relu
         return net
 
-# %% ../nbs/04_ae.ipynb #c037
+# %% ../nbs/04_ae.ipynb #c038
 SCHEMA = 1  # of model.json
 
 @patch
@@ -235,7 +242,7 @@ def _describe(self: LatentModel):
         dtype=str(self.net_.decoder.weight.dtype).removeprefix("torch."), shifted=self.net_.encoder.input.shift is not None,
         n_genes=self.n_features_in_, genes=list(getattr(self, "feature_names_in_", [])) or None, history=self.history_)
 
-# %% ../nbs/04_ae.ipynb #c038
+# %% ../nbs/04_ae.ipynb #c039
 @patch
 def save(self: LatentModel,
     path,  # folder; a model that is there already is replaced
@@ -254,7 +261,7 @@ def save(self: LatentModel,
         raise OSError(f"the model could not be written to {path} ({e}): make room or choose another folder") from e
     finally: shutil.rmtree(aside, ignore_errors=True)
 
-# %% ../nbs/04_ae.ipynb #c039
+# %% ../nbs/04_ae.ipynb #c040
 def _write(aside, weights, about):
     new = aside/"new"; new.mkdir()
     save_file({k: v.contiguous() for k, v in weights.items()}, new/"model.safetensors")
@@ -262,7 +269,7 @@ def _write(aside, weights, about):
 
 def _subclasses(cls): return {cls.__name__: cls} | {k: v for c in cls.__subclasses__() for k, v in _subclasses(c).items()}
 
-# %% ../nbs/04_ae.ipynb #c040
+# %% ../nbs/04_ae.ipynb #c041
 @patch(cls_method=True)
 def load(cls: LatentModel,
     path,  # folder written by `save`
@@ -279,7 +286,7 @@ def load(cls: LatentModel,
     try: return _revive(kind, about, weights)
     except (KeyError, TypeError, RuntimeError) as e: raise ValueError(f"the model in {path} is broken ({e}): save it anew") from e
 
-# %% ../nbs/04_ae.ipynb #c041
+# %% ../nbs/04_ae.ipynb #c042
 def _revive(kind, about, weights):
     model = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["settings"].items()})
     model.seed_, model.n_features_in_, model.history_ = about["seed"], about["n_genes"], about["history"]

@@ -122,7 +122,7 @@ def check_matrix(
     if g < 2:
         raise DataError("there is only 1 gene. At least 2 are needed; are the genes in the columns?")
     remedy = "Go back to the step that made it, or leave out the cell or gene."
-    refuse(X, M, np.isnan(v), "not a number", remedy)
+    refuse(X, M, np.isnan(v), "not a number (NaN)", remedy)
     refuse(X, M, np.isinf(v), "infinite", remedy)
     if not negative:
         refuse(X, M, v < 0, "below zero", "Counts and log values never are; were these z-scores? Start from the counts.")
@@ -563,16 +563,18 @@ def louvain(
     resolution:float=.5, # gamma; larger gives more communities
     n_starts:int=10, # runs, of which the one with the highest modularity is kept
     random_state:int=0, # seed of the first run; the next one takes the next seed
+    polish:bool=True, # let Leiden moves go on from where Louvain stops?
 ) -> np.ndarray: # community of each cell (n_cells,), 0 is the largest
     "Louvain communities; igraph has its usual generator of random numbers afterwards, Python's `random`"
     S = sp.triu(graph, 1).tocoo()
     g = igraph.Graph(n=S.shape[0], edges=np.c_[S.row, S.col].tolist(), edge_attrs={"weight": S.data})
-    how = dict(weights="weight", resolution=resolution)
+    runs, how = [], dict(weights="weight", resolution=resolution)
     try:
-        runs = []
         for s in range(n_starts):
             igraph.set_random_number_generator(random.Random(int(random_state) + s))
-            runs.append(g.community_multilevel(**how).membership)
+            m = g.community_multilevel(**how).membership
+            if polish: m = g.community_leiden("modularity", **how, initial_membership=m, n_iterations=-1).membership
+            runs.append(m)
     finally: igraph.set_random_number_generator(random)
     best = np.array(max(runs, key=lambda m: g.modularity(m, **how)))
     return np.argsort(np.argsort(-np.bincount(best), kind="stable"))[best]
@@ -621,7 +623,7 @@ def cell_types(
     n_pcs:int=10, # principal components
     k:int=20, # neighbours of a cell
     resolution:float=.5, # of the communities
-    n_starts:int=10, # runs of Louvain
+    n_starts:int=10, # runs of Louvain, of which the best is kept
     random_state:int=0, # seed
     markers:dict=MARKERS, # cell type to list of its marker genes
 ) -> ad.AnnData: # the same, with obs["cluster"], obs["cell_type"] (categories by size) and obsm["X_pca"]

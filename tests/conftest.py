@@ -1,5 +1,5 @@
 "What the tests share: they look at the project from outside, through its files and commands."
-import os, shutil
+import os, shutil, subprocess
 from pathlib import Path
 import pytest
 
@@ -10,6 +10,11 @@ def copy_project(to):
     "A copy of the project as git has it: without what .gitignore names; links stay links"
     ignored = [Path(o).name for o in (ROOT/'.gitignore').read_text().split()]
     return Path(shutil.copytree(ROOT, to, symlinks=True, ignore=shutil.ignore_patterns('.git', *ignored)))
+
+def make(*args, cwd=ROOT, **env):
+    "Run make, as if not from within another make"
+    clean = {k: v for k, v in os.environ.items() if k not in ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL', 'DATA', 'SEEDS', 'OUT', 'VARIANTS', 'PYTHON')}
+    return subprocess.run(['make', *args], cwd=cwd, env=clean | env, capture_output=True, text=True)
 
 @pytest.fixture
 def project(tmp_path):

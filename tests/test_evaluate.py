@@ -268,6 +268,14 @@ def test_three_d_page_stands_alone_and_is_never_half_written(judged, tmp_path, m
     assert os.listdir(tmp_path) == ["3d.html"] and page.read_text() == whole
 
 
+def test_figures_appear_in_a_notebook_whose_first_figure_is_ours():
+    "The notebook's backend wakes up within `style()`; what it sets for itself must outlive that."
+    code = ("import numpy as np; from IPython.core.interactiveshell import InteractiveShell; shell = InteractiveShell.instance();"
+            "from scvae_nb.evaluate import plot_history; plot_history(dict(loss=[2., 1.])); import matplotlib; print(matplotlib.is_interactive())")
+    env = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.strip().endswith("True")
+
+
 def test_evaluation_knows_no_model():
     code = "import sys, scvae_nb.evaluate; print([m for m in sys.modules if m.startswith('scvae_nb.')], 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "['scvae_nb.evaluate'] False"

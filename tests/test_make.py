@@ -1,13 +1,9 @@
 "The Makefile, without installing anything."
-import os, shutil, subprocess, time
+import os, shutil, time
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make
 
 pytestmark = pytest.mark.skipif(not shutil.which('make'), reason='make is not on PATH')
-
-def make(*args, cwd=ROOT, **env):
-    clean = {k: v for k, v in os.environ.items() if k not in ('MAKEFLAGS', 'MAKELEVEL', 'DATA', 'SEEDS', 'OUT', 'VARIANTS', 'PYTHON')}
-    return subprocess.run(['make', *args], cwd=cwd, env=clean | env, capture_output=True, text=True)
 
 @pytest.fixture
 def folder(tmp_path):

@@ -1,12 +1,12 @@
 """The site's sources, read without Quarto: each check takes one notebook and lists what is wrong in it.
 Every check is shown to find a planted fault, so that finding none means something."""
-import os, re, subprocess, sys
+import os, re, sys
 from collections import Counter
 from pathlib import Path
 import nbformat, pytest, yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pybtex.database import parse_file
-from conftest import ROOT
+from conftest import ROOT, make
 
 NBS = ROOT/'nbs'
 NOTEBOOKS = {p.name: nbformat.read(p, 4) for p in sorted(NBS.glob('*.ipynb'))}
@@ -211,8 +211,7 @@ def test_pages(project):
     quarto.parent.mkdir()
     quarto.write_text('#!/bin/sh\nmkdir -p _docs && cp *.ipynb _quarto.yml references.bib styles.css _docs\n')
     quarto.chmod(0o755)
-    path = os.pathsep.join([str(quarto.parent), os.environ['PATH']])
-    r = subprocess.run(['make', 'docs', f'BIN={Path(sys.executable).parent}'], cwd=project, capture_output=True, text=True, env=os.environ | {'PATH': path})
+    r = make('docs', f'BIN={Path(sys.executable).parent}', cwd=project, PATH=os.pathsep.join([str(quarto.parent), os.environ['PATH']]))
     assert r.returncode == 0 and r.stdout.splitlines()[-1] == 'The site is in _docs: open _docs/index.html', r.stdout + r.stderr
     for name, nb in NOTEBOOKS.items():
         page = nbformat.read(project/'_docs'/name, 4)

@@ -1,0 +1,10 @@
+"Everything a notebook needs: `from scvae_nb.all import *`."
+from .data import *
+from .layers import *
+from .losses import *
+from .train import *
+from .ae import *
+from .vae import *
+from .vsc import *
+from .evaluate import *
+from .report import *
