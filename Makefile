@@ -7,6 +7,7 @@ DATA     ?= demo
 SEEDS    ?= 1
 VARIANTS ?= 0
 OUT      ?= _report/$(basename $(patsubst %.gz,%,$(notdir $(patsubst %/,%,$(DATA)))))
+export OMP_WAIT_POLICY ?= passive
 BIN      := .venv/bin
 LIMIT    := $(if $(shell command -v timeout 2>/dev/null),timeout 1200)
 

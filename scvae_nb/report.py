@@ -16,7 +16,6 @@ from matplotlib.patches import FancyBboxPatch, Polygon
 from sklearn.decomposition import PCA
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
-from tqdm.auto import tqdm
 from .data import *
 from .layers import CSRBatch, reparametrise
 from .losses import kl_normal, squared_error
@@ -131,7 +130,7 @@ def experiment(
 ) -> list:  # of Run
     "Every model with every seed; the exact PCA once."
     todo = [(m, s) for m in models for s in range(1 if m == "pca" else seeds)]
-    return [run_one(m, adata, s, max_epochs, **settings) for m, s in tqdm(todo, desc="models", leave=False)]
+    return [run_one(m, adata, s, max_epochs, **settings) for m, s in todo]
 
 def score_table(runs) -> pd.DataFrame:
     "One row per run: model, seed, scores on the picture and on the latent itself."
@@ -192,7 +191,7 @@ VARIANTS = [
 def try_variants(adata, table, todo=VARIANTS, max_epochs=200) -> pd.DataFrame:
     "Scores of each variant (seed 0), beside the median and range over seeds of the model as the text has it."
     data, rows = zscore(adata), []
-    for name, model, settings in tqdm(todo, desc="variants", leave=False):
+    for name, model, settings in todo:
         e, base = run_one(model, data, 0, max_epochs, **settings).evaluation, table[table.model == model]
         rows.append(dict(variant=name, model=TITLES[model], nmi=e.row["nmi"] if e else np.nan, ari=e.row["ari"] if e else np.nan, nmi_text=base.nmi.median(), ari_text=base.ari.median(),
             seeds_range=f"{base.nmi.min():.2f} to {base.nmi.max():.2f}"))

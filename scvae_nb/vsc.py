@@ -7,6 +7,7 @@ __all__ = ['VSCNet', 'BetaVSC']
 
 # %% ../nbs/06_vsc.ipynb #c002
 import numpy as np, torch
+from torch import nn
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from sklearn.utils._param_validation import Interval, Real, StrOptions
@@ -39,6 +40,7 @@ class BetaVSC(BetaVAE):
     "beta-VSC of the report's section 2.4: 128 and 32 units, three heads of 16, a spike-and-slab code."
     _net = VSCNet
     _parameter_constraints = BetaVAE._parameter_constraints | dict(alpha=[Interval(Real, 0, 1, closed="neither")],
+        gamma_start=[Interval(Real, 0, 1, closed="neither"), None],
         sharpness=[Interval(Real, 0, None, closed="neither"), "array-like"], clip=[Interval(Real, 0, .5, closed="neither")],
         latent=[StrOptions({"mean", "slab", "sample"})])
     @delegates(BetaVAE.__init__)
@@ -46,17 +48,19 @@ class BetaVSC(BetaVAE):
         beta=2.,         # weight of the Kullback-Leibler term (the report's code has 1 here)
         alpha=.5,        # prior probability that a feature is on
         sharpness=50.,   # of the relaxed switch: a number, or (first, last) to warm up over training
+        gamma_start=None,  # spike probability at the start of training; None: what the random weights give, about 1
         clip=1e-6,       # spike probabilities stay within [clip, 1 - clip]
         latent="mean",   # what `transform` shows: "mean" (gamma * mu), "slab" (mu, as the report's figures) or "sample"
         **kwargs,
     ):
         super().__init__(beta=beta, latent=latent, **kwargs)
-        self.alpha, self.sharpness, self.clip = alpha, sharpness, clip
+        self.alpha, self.sharpness, self.gamma_start, self.clip = alpha, sharpness, gamma_start, clip
 
     def _build(self, *args):
         net = super()._build(*args)
         net.alpha, net.sharpness, net.clip = self.alpha, self.sharpness, self.clip
         net.at_epoch(0, 1)
+        if self.gamma_start is not None: nn.init.constant_(net.encoder.heads[2][-1].bias, np.log(self.gamma_start))
         return net
 
 # %% ../nbs/06_vsc.ipynb #c014
@@ -87,7 +91,7 @@ def gene_effects(self: BetaVSC,
             out[j] += (self.inverse_transform(a) - self.inverse_transform(b)).sum(0) / len(with_j)
     return out
 
-# %% ../nbs/06_vsc.ipynb #c020
+# %% ../nbs/06_vsc.ipynb #c024
 @patch
 def _prior(self: BetaVSC, n, rng):
     "Exact draws from the prior, without the relaxation."

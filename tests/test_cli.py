@@ -1,0 +1,73 @@
+"The commands as a user types them: results, and words for what goes wrong."
+import os, subprocess, sys
+from pathlib import Path
+import anndata as ad, numpy as np, pandas as pd, pytest
+from scvae_nb.data import demo
+
+def cli(*args, cwd=None):
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    return subprocess.run([sys.executable, '-m', 'scvae_nb', *map(str, args)], capture_output=True, text=True, cwd=cwd, env=env, timeout=600)
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory):
+    "The report on the default, with few epochs, as `make report` runs it."
+    folder = tmp_path_factory.mktemp('report')
+    return folder, cli('report', '--max_epochs', 5, '--seeds', 2, '--out', folder/'demo', cwd=folder)
+
+def test_report(report):
+    folder, done = report
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == f"The report is in {folder/'demo/report.html'}"
+    assert [p.name for p in folder.iterdir()] == ['demo']
+    names = {p.name for p in (folder/'demo').iterdir()}
+    assert {'report.html', 'report.ipynb', 'scores.csv', 'times.csv', 'latent.h5ad', 'claims.csv', 'tsne.png', 'scores.png', 'spikes.png', 'tsne_3d_dae.html', 'tsne_3d_beta_vae.html', 'tsne_3d_beta_vsc.html'} <= names
+
+def test_scores(report):
+    scores = pd.read_csv(report[0]/'demo/scores.csv')
+    assert list(scores.columns[:7]) == ['model', 'seed', 'nmi', 'ari', 'homogeneity', 'completeness', 'types_found']
+    assert list(scores.model) == ['pca', 'dae', 'dae', 'beta_vae', 'beta_vae', 'beta_vsc', 'beta_vsc']
+    assert {f'latent_{c}' for c in scores.columns[2:7]} <= set(scores.columns)
+
+def test_latent(report):
+    cells = ad.read_h5ad(report[0]/'demo/latent.h5ad')
+    for m in ('pca', 'dae', 'beta_vae', 'beta_vsc'): assert cells.obsm[f'X_{m}'].shape == (700, 6) and cells.obsm[f'X_{m}_tsne'].shape == (700, 2)
+
+def test_page_stands_alone(report):
+    text = (report[0]/'demo/report.html').read_text()
+    assert 'src="http' not in text and '<link' not in text                        # nothing is fetched
+    assert text.count('<figure id="fig-') >= 12 and text.count('data:image/png;base64,') >= 10 and 'Plotly.newPlot' in text
+    for left in ('[@', '@fig-', '@tbl-', '$$', ':::', '{#'): assert left not in text.split('</script></head>')[-1], left
+
+BAD = {
+    'missing file': (lambda d: ['train', d/'no.h5ad'], 'no.h5ad'),
+    'report on a missing file': (lambda d: ['report', '--data', d/'no.h5ad'], 'no.h5ad'),
+    'unknown model': (lambda d: ['train', 'demo', '--model', 'gan'], 'one of ae, vae, vsc'),
+    'n_latent out of range': (lambda d: ['train', 'demo', '--n_latent', 0, '--out', d/'run'], "'n_latent'"),
+    'beta out of range': (lambda d: ['train', 'demo', '--beta', -1, '--out', d/'run'], "'beta'"),
+    'batch_size out of range': (lambda d: ['train', 'demo', '--batch_size', 0, '--out', d/'run'], "'batch_size'"),
+    'epochs out of range': (lambda d: ['report', '--max_epochs', 0, '--out', d/'run'], 'max_epochs'),
+    'no model': (lambda d: ['embed', 'demo', '--model', d], 'no saved model'),
+    'unknown command': (lambda d: ['sing'], "no command 'sing'"),
+}
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_input(name, tmp_path):
+    args, words = BAD[name]
+    done = cli(*args(tmp_path), cwd=tmp_path)
+    assert done.returncode in (1, 2) and words in done.stderr and 'Traceback' not in done.stderr, done
+    assert list(tmp_path.iterdir()) == []                                          # nothing half written
+
+def test_debug_shows_the_traceback(tmp_path): assert 'Traceback' in cli('--debug', 'train', tmp_path/'no.h5ad').stderr
+
+def test_too_few_cells_for_the_report(tmp_path):
+    demo()[:20].copy().write_h5ad(tmp_path/'few.h5ad')
+    done = cli('report', '--data', tmp_path/'few.h5ad', '--max_epochs', 1, '--out', tmp_path/'out', cwd=tmp_path)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ['few.h5ad']
+
+def test_other_genes_are_named(tmp_path):
+    cells = demo()
+    assert cli('train', 'demo', '--model', 'ae', '--max_epochs', 1, '--out', tmp_path/'run').returncode == 0
+    cells[:, 1:].copy().write_h5ad(tmp_path/'less.h5ad')
+    done = cli('embed', tmp_path/'less.h5ad', '--model', tmp_path/'run', '--out', tmp_path/'x.h5ad')
+    assert done.returncode == 1 and f'missing: {cells.var_names[0]}' in done.stderr and not (tmp_path/'x.h5ad').exists()
