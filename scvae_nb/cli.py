@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from pybtex.backends.html import Backend
 from pybtex.database import parse_file
 from pybtex.plugin import find_plugin
+from pybtex.richtext import Text
 from .data import DataError, demo, load, log_normalize, pbmc3k
 from .ae import DeepAE, LatentModel
 from .vae import BetaVAE
@@ -30,7 +31,7 @@ from .evaluate import write_aside
 def _author_year(entry):
     last = [" ".join(p.last_names) for p in entry.persons.get("author", [])] or [entry.fields.get("title", "?")]
     who = last[0] if len(last) == 1 else " and ".join(last) if len(last) == 2 else f"{last[0]} et al."
-    return re.sub(r"[{}]", "", who), entry.fields.get("year", "n.d.")
+    return str(Text.from_latex(who)), entry.fields.get("year", "n.d.")
 
 def cite(
     text,  # markdown
@@ -73,7 +74,7 @@ def to_html(text) -> str:
 # %% ../nbs/09_cli.ipynb #c011
 def directives(source) -> dict:
     "Quarto's and nbdev's directives of a cell: {'label': 'fig-x', 'hide': '', ...}."
-    rows = re.findall(r"^#\|\s*([\w-]+)\s*:?[ ]?(.*)$", source, flags=re.M)
+    rows = re.findall(r"^#\|[ ]*([\w-]+)[ ]*:?[ ]?(.*)$", source, flags=re.M)
     return {k: v.strip().strip('"') for k, v in rows}
 
 def show(output, alt="") -> str:
@@ -110,7 +111,7 @@ def number_labels(nb) -> dict:
 CSS = """body{font:17px/1.6 Georgia,serif;color:#222;max-width:820px;margin:3em auto;padding:0 1.2em}h1,h2,h3,figcaption,table{font-family:system-ui,sans-serif}
 h1{font-size:2.1em;margin-bottom:.2em}h2{margin-top:2.2em;border-bottom:1px solid #ddd}img{max-width:100%}figure{margin:2em 0;overflow-x:auto}figcaption{font-size:.85em;color:#444;margin-top:.5em}
 a{color:#0072B2;text-decoration:none}blockquote{margin:0 0 2em;font-style:italic;color:#555}table{border-collapse:collapse;font-size:.85em}td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right}
-th:first-child,.claims td,.claims th{text-align:left}math[display=block]{margin:1em 0;overflow-x:auto}li{margin:.3em 0}"""
+th:first-child,.claims td,.claims th{text-align:left}.anchor-link{display:none}math[display=block]{margin:1em 0;overflow-x:auto;overflow-y:hidden}li{margin:.3em 0}"""
 
 def page(nb, bib) -> str:
     "A self-contained HTML page of an executed notebook."
@@ -125,7 +126,7 @@ def page(nb, bib) -> str:
     title = re.search(r"<h1[^>]*>(.*?)<", body)[1]
     return f'<!doctype html><html lang="en-GB"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{CSS}</style>{library}</head><body>{body}</body></html>'
 
-# %% ../nbs/09_cli.ipynb #c015
+# %% ../nbs/09_cli.ipynb #c016
 def _settle(aside, out):
     "Move finished files into `out`, each by one rename."
     out.mkdir(parents=True, exist_ok=True)
@@ -166,7 +167,7 @@ def report(
     finally: shutil.rmtree(aside, ignore_errors=True)
     print(f"The report is in {out/'report.html'}")
 
-# %% ../nbs/09_cli.ipynb #c018
+# %% ../nbs/09_cli.ipynb #c019
 KINDS = dict(ae=DeepAE, vae=BetaVAE, vsc=BetaVSC)
 
 def read_cells(data) -> ad.AnnData:
@@ -202,7 +203,7 @@ def train(
     finally: shutil.rmtree(aside, ignore_errors=True)
     print(f"The model, its history and the latent are in {out}")
 
-# %% ../nbs/09_cli.ipynb #c019
+# %% ../nbs/09_cli.ipynb #c020
 def embed(
     data: str,                       # demo, pbmc3k, or the path of a file or folder
     model: str = "run",              # folder written by train, or a saved model
@@ -220,7 +221,7 @@ def embed(
     finally: aside.unlink(missing_ok=True)
     print(f"The cells, with their latent in obsm[{key!r}], are in {out}")
 
-# %% ../nbs/09_cli.ipynb #c021
+# %% ../nbs/09_cli.ipynb #c022
 COMMANDS = dict(report=report, train=train, embed=embed)
 
 def _message(e):
