@@ -163,6 +163,6 @@ def spike_and_slab(
     gamma,  # (b, L) spike probability
     c=50.,  # sharpness of the switch
 ) -> torch.Tensor:  # (b, L)
-    "One draw from the relaxed spike-and-slab posterior (Tonolini et al. 2020, equation 10 and supplement)."
+    "One draw from the relaxed spike-and-slab posterior (Tonolini et al. 2020, section 3 and supplement)."
     eta = torch.rand_like(mu)
     return torch.sigmoid(c*(eta - 1 + gamma)) * reparametrise(mu, lv)

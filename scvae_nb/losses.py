@@ -79,7 +79,7 @@ def kl_spike_slab(
     gamma,  # (b, L) posterior spike probability, in (0, 1)
     alpha,  # prior spike probability, in (0, 1)
 ) -> torch.Tensor:  # (b, L)
-    "KL of a spike and slab to a spike and slab with a standard normal slab (Tonolini et al. 2020, equation 12)."
+    "KL of a spike and slab to a spike and slab with a standard normal slab (Tonolini et al. 2019, appendix)."
     coin = (1 - gamma)*(torch.log1p(-gamma) - math.log1p(-alpha)) + gamma*(gamma.log() - math.log(alpha))
     return gamma*kl_normal(mu, lv) + coin
 

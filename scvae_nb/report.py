@@ -70,7 +70,7 @@ def plot_architectures(
         at = len(shared)*.95
         for k, t in enumerate(heads):
             y = .62*((len(heads) - 1)/2 - k)
-            dx = .75
+            dx = .75 if len(heads) > 1 else -.2                        # so that the codes stand in one column
             if len(heads) > 1:
                 ax.annotate("", (at + dx - .2, y), (at + .2, 0), arrowprops=dict(arrowstyle="-", color="0.6"))
                 ax.text(at + dx, y, hidden[-1], ha="center", va="center", fontsize=8, bbox=dict(boxstyle="round", fc="#56B4E9", ec="none", alpha=.6))
@@ -79,7 +79,7 @@ def plot_architectures(
             ax.annotate("", (at + dx + 1.75, 0), (at + dx + 1.1, y), arrowprops=dict(arrowstyle="-", color="0.6"))
         ax.text(at + dx + 2, 0, f"z\n{n_latent}", ha="center", va="center", fontsize=9, bbox=dict(boxstyle="circle", fc="#D55E00", ec="none", alpha=.6))
         _stack(ax, at + dx + 2.75, (*hidden[::-1], n_genes), [*map(str, hidden[::-1]), f"x̂\n{n_genes:,}"], "#009E73")
-        ax.set(xlim=(-.6, 9.3), ylim=(-1.25, 1.1)); ax.axis("off"); ax.set_title(name, fontsize=11)
+        ax.set(xlim=(-.6, 8.6), ylim=(-1.25, 1.1)); ax.axis("off"); ax.set_title(name, fontsize=11)
     return fig
 
 # %% ../nbs/08_report.ipynb #c017
@@ -156,7 +156,7 @@ def against_published(table) -> pd.DataFrame:
     out = pd.DataFrame(dict(ours=stack(ours), range=stack(spread), published=stack(PUBLISHED)))
     return out.assign(difference=out.ours - out.published, reached=out.ours >= out.published)
 
-# %% ../nbs/08_report.ipynb #c044
+# %% ../nbs/08_report.ipynb #c046
 def step_costs(adata, batch_size=256, repeats=200) -> dict:
     "Milliseconds of one training step of each model, and of the random draw in it, medians on this machine."
     from scvae_nb.train import batches
@@ -165,9 +165,8 @@ def step_costs(adata, batch_size=256, repeats=200) -> dict:
     for name, Model in MODELS.items():
         net = Model()._build(adata.n_vars); opt = torch.optim.Adam(net.parameters(), fused=True)
         def step(): opt.zero_grad(); net(xb)["loss"].backward(); opt.step()
-        heads = [h.detach() for h in net.encoder(xb)]
-        def draw():
-            with torch.no_grad(): net.draw(*heads)
+        heads = [h.detach().requires_grad_() for h in net.encoder(xb)]
+        def draw(): sum(t.sum() for t in net.draw(*heads) if t is not None).backward()
         out[name] = {k: _median_ms(f, n) for k, f, n in (("step", step, max(repeats//10, 3)), ("draw", draw, repeats))}
     return out
 
@@ -176,7 +175,7 @@ def _median_ms(f, n):
     for _ in range(n): start = time.perf_counter(); f(); spent.append(time.perf_counter() - start)
     return 1e3*float(np.median(spent))
 
-# %% ../nbs/08_report.ipynb #c052
+# %% ../nbs/08_report.ipynb #c054
 WIDE = dict(hidden=(800, 400), head_hidden=None, decoder_hidden=(80, 400, 800))
 VARIANTS = [
     ("z-scores as input", "dae", dict(layer="zscore")), ("z-scores as input", "beta_vae", dict(layer="zscore")), ("z-scores as input", "beta_vsc", dict(layer="zscore")),
@@ -197,7 +196,7 @@ def try_variants(adata, table, todo=VARIANTS, max_epochs=200) -> pd.DataFrame:
             seeds_range=f"{base.nmi.min():.2f} to {base.nmi.max():.2f}"))
     return pd.DataFrame(rows)
 
-# %% ../nbs/08_report.ipynb #c056
+# %% ../nbs/08_report.ipynb #c058
 def linear_order(table, better=("dae", "beta_vsc", "beta_vae")) -> dict:
     "On how many of the four scores the medians are in the given order, and in how many seeds all of them are."
     med = table.groupby("model")[SCORES].median()
@@ -218,9 +217,9 @@ def explained(run, adata) -> float:
     xhat = run.estimator.inverse_transform(run.Z)
     return 1 - ((X - xhat)**2).sum() / ((X - X.mean(0))**2).sum()
 
-# %% ../nbs/08_report.ipynb #c059
+# %% ../nbs/08_report.ipynb #c061
 def _log_weights(net, x, mu, lv):
-    "log p(x, z) - log q(z) of one draw per cell, with unit-half variance and constants left out of both sides alike."
+    "log p(x, z) - log q(z) of one draw per cell, genes of variance one half; a constant that is the same in all three bounds is left out."
     eps = torch.randn_like(mu); z = mu + torch.exp(lv/2)*eps
     error = squared_error(x, net.decoder(z), net.decoder.weight, net.decoder.bias, net.encoder.input.shift)
     return -error - .5*(z**2).sum(1) + .5*(lv + eps**2).sum(1)             # (b,)
@@ -231,7 +230,7 @@ def bounds(
     n_draws=500,   # importance samples per cell
     n_steps=300,   # of refining each cell's posterior
 ) -> dict:  # nats per cell: elbo, refined, evidence (a constant is left out of all three)
-    "The bound with the encoder's posterior, with the best Gaussian one, and the log-evidence by importance sampling (Burda et al. 2016)."
+    "The bound with the encoder's posterior, with a refined diagonal Gaussian, and an importance-weighted estimate of (on average a lower bound on) the log-evidence (Burda et al. 2016)."
     x, net = CSRBatch.from_scipy(vae._read(adata)[0]), vae.net_
     mu, s = (h.detach() for h in net.encoder(x)); lv = net.log_variance(s)
     mean = lambda m, v: float(torch.stack([_log_weights(net, x, m, v) for _ in range(n_draws)]).double().mean())

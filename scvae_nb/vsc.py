@@ -91,7 +91,7 @@ def gene_effects(self: BetaVSC,
             out[j] += (self.inverse_transform(a) - self.inverse_transform(b)).sum(0) / len(with_j)
     return out
 
-# %% ../nbs/06_vsc.ipynb #c024
+# %% ../nbs/06_vsc.ipynb #c025
 @patch
 def _prior(self: BetaVSC, n, rng):
     "Exact draws from the prior, without the relaxation."
