@@ -60,7 +60,7 @@ def test_bad_input(name, tmp_path):
 def test_debug_shows_the_traceback(tmp_path): assert 'Traceback' in cli('--debug', 'train', tmp_path/'no.h5ad').stderr
 
 def test_too_few_cells_for_the_report(tmp_path):
-    demo()[:20].copy().write_h5ad(tmp_path/'few.h5ad')
+    demo()[:5].copy().write_h5ad(tmp_path/'few.h5ad')
     done = cli('report', '--data', tmp_path/'few.h5ad', '--max_epochs', 1, '--out', tmp_path/'out', cwd=tmp_path)
     assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ['few.h5ad']

@@ -44,3 +44,10 @@ def test_runs_elsewhere(env, empty_dir):
     out = run('scvae-nb', '--help', env=env, cwd=empty_dir)
     assert all(o in out for o in ('report', 'train', 'embed'))
     assert not list(empty_dir.iterdir())
+
+def test_report_from_the_wheel(env, wheel, empty_dir, request):
+    "The report on the default, in an empty folder, by the package that was installed"
+    if 'from the sdist' in request.node.name: pytest.skip('once is enough')
+    out = run('scvae-nb', 'report', '--max_epochs', 1, env=env, cwd=empty_dir)
+    assert out.strip().splitlines()[-1] == f"The report is in {empty_dir/'_report/demo/report.html'}"
+    assert (empty_dir/'_report/demo/scores.csv').exists()
