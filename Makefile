@@ -6,12 +6,13 @@ PYTHON   ?= python3
 DATA     ?= demo
 SEEDS    ?= 1
 VARIANTS ?= 0
+ROUNDS   ?= 3
 OUT      ?= _report/$(basename $(patsubst %.gz,%,$(notdir $(patsubst %/,%,$(DATA)))))
 export OMP_WAIT_POLICY ?= passive
 BIN      := .venv/bin
 LIMIT    := $(if $(shell command -v timeout 2>/dev/null),timeout 1200)
 
-.PHONY: help report test docs refresh readme lint clean
+.PHONY: help report test bench docs refresh readme lint clean
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 15
 
@@ -21,6 +22,9 @@ report: .venv/.installed  ## the report: [DATA=demo|pbmc3k|path/to/file] [SEEDS=
 test: .venv/.installed  ## every check: the notebooks, then tests/ (set SCVAE_NB_DATA to include PBMC3k)
 	OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest --junitxml=_report/tests.xml
+
+bench: .venv/.installed .bench-venv/.installed  ## time and memory against a plain dense loop and scvi-tools, in _bench: [ROUNDS=3]
+	env -u OMP_WAIT_POLICY $(BIN)/python bench/run.py --scvi .bench-venv/bin/python --rounds $(ROUNDS)
 
 docs: .venv/.installed  ## the site, in _docs (needs Quarto)
 	@command -v quarto >/dev/null || { echo 'make docs needs Quarto, which is not on PATH: get it from https://quarto.org/docs/get-started/'; exit 1; }
@@ -47,4 +51,9 @@ clean:  ## remove what was built; .venv and _report stay
 	@echo 'Installing scvae_nb and what it needs into .venv: once, some minutes.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.bench-venv/.installed: bench/requirements.txt
+	$(PYTHON) -m venv .bench-venv
+	.bench-venv/bin/python -m pip install -r bench/requirements.txt
 	@touch $@

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
 from .data import check_log, check_matrix
 from .layers import Decoder, Encoder
-from .losses import beta_loss, squared_error
+from .losses import beta_loss, prefer_sparse, squared_error
 from .train import batches, seeded, train
 
 # %% ../nbs/04_ae.ipynb #c005
@@ -41,7 +41,7 @@ class Net(nn.Module):
     def errors(self, x):
         z, kl = self.draw(*self.encoder(x))       # (b, L), (b, L)
         d = self.decoder
-        return squared_error(x, d(z), d.weight, d.bias, self.encoder.input.shift), kl  # (b,), (b, L)
+        return squared_error(x, d(z), d.weight, self.encoder.input.shift), kl  # (b,), (b, L)
 
     def forward(self, x): return beta_loss(*self.errors(x), self.beta, self.reduction)
 
@@ -61,14 +61,15 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         reduction="mean",      # of the loss over cells: "mean" (the report's text) or "sum" (its code)
         layer=None,            # of an AnnData: None for X
         device="auto",         # "cpu", "cuda", "auto"
-        precision="32-true",   # of Lightning Fabric; used on 32-bit data
+        precision="32-true",   # of Lightning Fabric: "32-true", "bf16-mixed"; used on 32-bit data
+        arithmetic="auto",     # "sparse" or "dense"; "auto" asks the cost model of `prefer_sparse`
         progress=True,         # show a progress bar
         random_state=None,     # int for results that can be repeated
     ):
         self.n_latent, self.hidden, self.head_hidden, self.decoder_hidden = n_latent, hidden, head_hidden, decoder_hidden
         self.input_relu, self.max_epochs, self.batch_size, self.lr = input_relu, max_epochs, batch_size, lr
         self.reduction, self.layer, self.device, self.precision = reduction, layer, device, precision
-        self.progress, self.random_state = progress, random_state
+        self.arithmetic, self.progress, self.random_state = arithmetic, progress, random_state
 
 # %% ../nbs/04_ae.ipynb #c010
 _positive = Interval(Real, 0, None, closed="neither")
@@ -76,7 +77,7 @@ LatentModel._parameter_constraints = dict(
     n_latent=[Interval(Integral, 1, None, closed="left")], hidden=["array-like"], head_hidden=[Interval(Integral, 1, None, closed="left"), None],
     decoder_hidden=["array-like", None], input_relu=["boolean"], max_epochs=[Interval(Integral, 1, None, closed="left")],
     batch_size=[Interval(Integral, 1, None, closed="left")], lr=[_positive], reduction=[StrOptions({"mean", "sum"})],
-    layer=[str, None], device=[str], precision=[str], progress=["boolean"], random_state=["random_state"])
+    layer=[str, None], device=[str], precision=[str], arithmetic=[StrOptions({"auto", "sparse", "dense"})], progress=["boolean"], random_state=["random_state"])
 
 # %% ../nbs/04_ae.ipynb #c012
 @patch
@@ -126,6 +127,15 @@ def _net_settings(self: LatentModel): return dict(reduction=self.reduction)
 
 # %% ../nbs/04_ae.ipynb #c017
 @patch
+def _is_sparse(self: LatentModel, M):
+    "Whether to multiply `M` by what is there: as told, or as the cost model says."
+    if self.arithmetic != "auto": return self.arithmetic == "sparse"
+    stored, (G, H) = M.nnz if sp.issparse(M) else np.count_nonzero(M), self.net_.decoder.weight.shape
+    device = "cuda" if self.device in ("cuda", "gpu") or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
+    return prefer_sparse(min(self.batch_size, M.shape[0]), G, H, stored/np.prod(M.shape, dtype=float), device)
+
+# %% ../nbs/04_ae.ipynb #c018
+@patch
 def fit(self: LatentModel,
     X,                # AnnData, sparse matrix, array or DataFrame: cells by genes
     y=None,           # ignored
@@ -139,14 +149,15 @@ def fit(self: LatentModel,
     shift = None if constant is None else torch.as_tensor(constant, dtype=dtype)
     start = torch.as_tensor(np.asarray(M.mean(0)).ravel(), dtype=dtype) + (0 if shift is None else shift)
     with seeded(self.seed_): self.net_ = self._build(M.shape[1], start, shift).to(dtype)
-    precision = "64-true" if dtype == torch.float64 else self.precision
+    precision, sparse, run = "64-true" if dtype == torch.float64 else self.precision, self._is_sparse(M), self._run(M)
+    if sparse: M = sp.csr_matrix(M)
     self.history_ = train(self.net_, M, self.max_epochs, self.batch_size, self.lr, self.seed_, self.device, precision,
-        checkpoint, run=self._run(M), progress=self.progress)
+        checkpoint, run=run, progress=self.progress, dense=not sparse)
     self.net_.to("cpu").eval()
     self.n_epochs_, self._n_features_out = len(self.history_.get("loss", [])), self.n_latent
     return self
 
-# %% ../nbs/04_ae.ipynb #c019
+# %% ../nbs/04_ae.ipynb #c020
 @patch
 def _run(self: LatentModel, M):
     "What tells this run from another, as plain values."
@@ -154,7 +165,7 @@ def _run(self: LatentModel, M):
     settings = {k: repr(v) for k, v in self.get_params().items() if k not in free}
     return dict(model=type(self).__name__, seed=self.seed_, cells=M.shape[0], genes=M.shape[1], sum=float(M.sum())) | settings
 
-# %% ../nbs/04_ae.ipynb #c021
+# %% ../nbs/04_ae.ipynb #c022
 @patch
 def _each(self: LatentModel, M, f):
     "`f` of each batch of `M`, without gradients, one under the other."
@@ -179,7 +190,7 @@ def _same_constant(self: LatentModel, constant):
     if (mine is None) != (constant is None) or (mine is not None and not np.allclose(mine, constant, rtol=1e-4, atol=1e-6)):
         raise ValueError(f"layer {self.layer!r} is not scaled as the training data were: scale new cells with the means of the old ones")
 
-# %% ../nbs/04_ae.ipynb #c022
+# %% ../nbs/04_ae.ipynb #c023
 @patch
 def inverse_transform(self: LatentModel,
     Z,  # (n, n_latent) codes
@@ -190,7 +201,7 @@ def inverse_transform(self: LatentModel,
     if Z.shape[1] != self.n_latent: raise ValueError(f"codes have {Z.shape[1]} numbers, the model's have {self.n_latent}")
     with torch.no_grad(): return self.net_.decoder.reconstruct(torch.as_tensor(Z).to(self.net_.decoder.weight.dtype)).numpy()
 
-# %% ../nbs/04_ae.ipynb #c024
+# %% ../nbs/04_ae.ipynb #c025
 @patch
 def score(self: LatentModel,
     X,       # cells by genes, as for `fit`
@@ -205,7 +216,7 @@ def score(self: LatentModel,
         return -error - (0 if kl is None else kl.sum(1))
     with seeded(self.seed_, 2): return float(self._each(M, elbo).double().mean()) - M.shape[1]/2*math.log(math.pi)
 
-# %% ../nbs/04_ae.ipynb #c026
+# %% ../nbs/04_ae.ipynb #c027
 class AENet(Net):
     "A code with or without a ReLU."
     latent_relu = True
@@ -230,7 +241,7 @@ class DeepAE(LatentModel):
         net.latent_relu = self.latent_relu
         return net
 
-# %% ../nbs/04_ae.ipynb #c038
+# %% ../nbs/04_ae.ipynb #c042
 SCHEMA = 1  # of model.json
 
 @patch
@@ -242,7 +253,7 @@ def _describe(self: LatentModel):
         dtype=str(self.net_.decoder.weight.dtype).removeprefix("torch."), shifted=self.net_.encoder.input.shift is not None,
         n_genes=self.n_features_in_, genes=list(getattr(self, "feature_names_in_", [])) or None, history=self.history_)
 
-# %% ../nbs/04_ae.ipynb #c039
+# %% ../nbs/04_ae.ipynb #c043
 @patch
 def save(self: LatentModel,
     path,  # folder; a model that is there already is replaced
@@ -261,7 +272,7 @@ def save(self: LatentModel,
         raise OSError(f"the model could not be written to {path} ({e}): make room or choose another folder") from e
     finally: shutil.rmtree(aside, ignore_errors=True)
 
-# %% ../nbs/04_ae.ipynb #c040
+# %% ../nbs/04_ae.ipynb #c044
 def _write(aside, weights, about):
     new = aside/"new"; new.mkdir()
     save_file({k: v.contiguous() for k, v in weights.items()}, new/"model.safetensors")
@@ -269,7 +280,7 @@ def _write(aside, weights, about):
 
 def _subclasses(cls): return {cls.__name__: cls} | {k: v for c in cls.__subclasses__() for k, v in _subclasses(c).items()}
 
-# %% ../nbs/04_ae.ipynb #c041
+# %% ../nbs/04_ae.ipynb #c045
 @patch(cls_method=True)
 def load(cls: LatentModel,
     path,  # folder written by `save`
@@ -286,7 +297,7 @@ def load(cls: LatentModel,
     try: return _revive(kind, about, weights)
     except (KeyError, TypeError, RuntimeError) as e: raise ValueError(f"the model in {path} is broken ({e}): save it anew") from e
 
-# %% ../nbs/04_ae.ipynb #c042
+# %% ../nbs/04_ae.ipynb #c046
 def _revive(kind, about, weights):
     model = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["settings"].items()})
     model.seed_, model.n_features_in_, model.history_ = about["seed"], about["n_genes"], about["history"]

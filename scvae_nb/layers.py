@@ -30,26 +30,53 @@ class CSRBatch:
     ) -> "CSRBatch":
         "Take over a scipy matrix (no dense copy)."
         X = X.tocsr()
-        to = lambda a, t: torch.as_tensor(a).to(device=device, dtype=t)
-        return cls(to(X.indptr, torch.int64), to(X.indices, torch.int64), to(X.data, dtype), X.shape)
+        to = lambda a, t=None: torch.as_tensor(a).to(device=device, dtype=t)
+        return cls(to(X.indptr), to(X.indices), to(X.data, dtype), X.shape)
 
 # %% ../nbs/01_layers.ipynb #c006
-def _transpose(self):
-    "The same values gene by gene, as the CSR of the transpose (made once)."
-    if self._T is None:
-        n = [t.cpu().numpy() for t in (self.data, self.indices, self.indptr)]
-        self._T = CSRBatch.from_scipy(sp.csr_matrix(tuple(n), self.shape).T, self.data.dtype, self.data.device)
-    return self._T
+def _rows(self):
+    "The cell of each stored value (nnz)."
+    cells = torch.arange(len(self), device=self.data.device, dtype=self.indices.dtype)
+    return torch.repeat_interleave(cells, self.indptr.diff(), output_size=len(self.data))
 
 def _dense(self):
-    "A dense `(b, G)` tensor, for comparison."
-    rows = torch.repeat_interleave(torch.arange(len(self), device=self.data.device), self.indptr.diff())
-    out = self.data.new_zeros(self.shape)
-    return out.index_put_((rows, self.indices), self.data, accumulate=True)
+    "A dense `(b, G)` tensor."
+    return self.data.new_zeros(self.shape).index_put_((_rows(self), self.indices), self.data, accumulate=True)
+
+def _by_sorting(self):
+    "The transpose from one stable sort, which a GPU is good at."
+    genes, order = torch.sort(self.indices, stable=True)
+    ends = torch.arange(self.shape[1] + 1, device=genes.device, dtype=genes.dtype)
+    return torch.searchsorted(genes, ends, out_int32=genes.dtype == torch.int32), _rows(self)[order], self.data[order]
+
+def _by_counting(self):
+    "The transpose from scipy's counting sort, which is quicker on a CPU."
+    T = sp.csr_matrix((self.data.numpy(), self.indices.numpy(), self.indptr.numpy()), self.shape).tocsc()
+    return [torch.from_numpy(a) for a in (T.indptr, T.indices, T.data)]
+
+def _transpose(self):
+    "The same values gene by gene, as the CSR of the transpose (made once)."
+    if self._T is None: self._T = CSRBatch(*(_by_sorting if self.data.is_cuda else _by_counting)(self), self.shape[::-1])
+    return self._T
 
 CSRBatch.T, CSRBatch.to_dense = property(_transpose), _dense
 
 # %% ../nbs/01_layers.ipynb #c011
+def _take(self,
+    rows,      # (b,) numbers of the cells wanted
+    nnz=None,  # how many values they store, if it is known: then a GPU is not waited for
+) -> CSRBatch:
+    "Those cells, in that order."
+    sizes = self.indptr.diff()[rows]                                              # (b,)
+    indptr = F.pad(sizes.cumsum(0, dtype=sizes.dtype), (1, 0))                    # (b+1,)
+    nnz = int(indptr[-1]) if nnz is None else nnz
+    gap = torch.repeat_interleave(self.indptr[rows] - indptr[:-1], sizes, output_size=nnz)
+    at = gap + torch.arange(nnz, device=gap.device, dtype=gap.dtype)              # (nnz,)
+    return CSRBatch(indptr, self.indices[at], self.data[at], (len(rows), self.shape[1]))
+
+CSRBatch.take = _take
+
+# %% ../nbs/01_layers.ipynb #c014
 def row_sums(
     X,      # `CSRBatch` (b, G)
     table,  # (G, H): a row for each gene
@@ -57,7 +84,7 @@ def row_sums(
     "The product `X @ table`, reading only the rows of `table` that `X` points to."
     return F.embedding_bag(X.indices, table, X.indptr[:-1], mode="sum", per_sample_weights=X.data.to(table.dtype))
 
-# %% ../nbs/01_layers.ipynb #c013
+# %% ../nbs/01_layers.ipynb #c017
 class _SpMM(torch.autograd.Function):
     @staticmethod
     def forward(ctx, W, X):
@@ -74,7 +101,7 @@ def spmm(
     "`X @ W` with the exact gradient for `W`; sparse where `X` is sparse."
     return _SpMM.apply(W, X) if isinstance(X, CSRBatch) else X @ W
 
-# %% ../nbs/01_layers.ipynb #c019
+# %% ../nbs/01_layers.ipynb #c023
 class SparseLinear(nn.Module):
     "`x @ weight + bias`; `x` sparse or dense, `shift` (G) an unstored constant added to every cell of `x`."
     def __init__(self,
@@ -91,14 +118,14 @@ class SparseLinear(nn.Module):
         const = self.bias if self.shift is None else self.bias + self.shift @ self.weight
         return spmm(x, self.weight) + const                          # (b, H)
 
-# %% ../nbs/01_layers.ipynb #c023
+# %% ../nbs/01_layers.ipynb #c027
 def mlp(
     widths,  # units of each layer, the input first: (128, 32, 16)
 ) -> nn.Sequential:
     "Linear layers, each followed by a ReLU; one width alone is the identity."
     return nn.Sequential(*[m for i, o in zip(widths, widths[1:]) for m in (nn.Linear(i, o), nn.ReLU())])
 
-# %% ../nbs/01_layers.ipynb #c026
+# %% ../nbs/01_layers.ipynb #c030
 class Encoder(nn.Module):
     "Genes -> hidden units -> `n_heads` outputs of `n_latent` numbers each."
     def __init__(self,
@@ -121,26 +148,26 @@ class Encoder(nn.Module):
         h = self.stack(F.relu(h) if self.input_relu else h)  # (b, hidden[-1])
         return [head(h) for head in self.heads]         # n_heads of (b, n_latent)
 
-# %% ../nbs/01_layers.ipynb #c029
+# %% ../nbs/01_layers.ipynb #c033
 class Decoder(nn.Module):
-    "Latent -> hidden units; the reconstruction is `h @ weight.T + bias` (`shift` already taken off the bias by the loss)."
+    "Latent -> hidden units, the last of them always one; the reconstruction is `h @ weight.T`, the last column of `weight` its bias."
     def __init__(self,
         n_latent,    # numbers of a code
         hidden,      # widths from the code outward: (16, 32, 128)
         n_genes,     # G
-        start=None,  # (G,) where the last bias starts; None draws it as nn.Linear does
+        start=None,  # (G,) where the bias starts; None draws it as nn.Linear does
     ):
         super().__init__()
         self.stack = mlp((n_latent, *hidden))
         out = nn.Linear(hidden[-1], n_genes)
-        self.weight, self.bias = out.weight, out.bias   # (G, H), (G,)
-        if start is not None: self.bias.data.copy_(start)
+        bias = out.bias if start is None else start
+        self.weight = nn.Parameter(torch.cat([out.weight, bias[:, None]], 1).detach())  # (G, H+1)
 
-    def forward(self, z): return self.stack(z)          # (b, H)
+    def forward(self, z): return F.pad(self.stack(z), (0, 1), value=1.)  # (b, H+1)
 
-    def reconstruct(self, z): return self(z) @ self.weight.T + self.bias  # (b, G)
+    def reconstruct(self, z): return self(z) @ self.weight.T             # (b, G)
 
-# %% ../nbs/01_layers.ipynb #c032
+# %% ../nbs/01_layers.ipynb #c036
 def reparametrise(
     mu,  # (b, L) posterior mean
     lv,  # (b, L) log variance, $\log\sigma^2$
@@ -148,7 +175,7 @@ def reparametrise(
     "One draw from N(mu, exp(lv)) through which gradients flow (Kingma and Welling 2014, section 2.4)."
     return mu + torch.exp(lv/2) * torch.randn_like(mu)
 
-# %% ../nbs/01_layers.ipynb #c035
+# %% ../nbs/01_layers.ipynb #c039
 def spike_probability(
     v,          # (b, L) what the encoder's third head says
     clip=1e-6,  # gamma stays within [clip, 1 - clip]
@@ -156,7 +183,7 @@ def spike_probability(
     "gamma = exp(-ReLU(-v)), the probability that a latent feature is on (Tonolini et al. 2020, supplement)."
     return torch.exp(-F.relu(-v)).clamp(clip, 1 - clip)
 
-# %% ../nbs/01_layers.ipynb #c039
+# %% ../nbs/01_layers.ipynb #c043
 def spike_and_slab(
     mu,     # (b, L) slab mean
     lv,     # (b, L) slab log variance

@@ -212,16 +212,21 @@ def knn_accuracy(Z, y) -> float:
         return cross_val_score(KNeighborsClassifier(k, weights="distance"), Z, y, cv=5, scoring="balanced_accuracy").mean()
 
 def explained(run, adata) -> float:
-    "Share of the variance that the reconstruction keeps."
-    X = adata.X.toarray()
-    xhat = run.estimator.inverse_transform(run.Z)
-    return 1 - ((X - xhat)**2).sum() / ((X - X.mean(0))**2).sum()
+    "Share of the variance that the reconstruction keeps; no reconstruction is written down for it."
+    if run.model == "pca":
+        e = run.estimator
+        h, W = np.insert(run.Z, e.n_components_, 1, axis=1), np.vstack([e.components_, e.mean_]).T   # (N, L+1), (G, L+1)
+    else:
+        d = run.estimator.net_.decoder
+        with torch.no_grad(): h, W = d(torch.as_tensor(run.Z)), d.weight.detach()                    # (N, H+1), (G, H+1)
+    errors = squared_error(CSRBatch.from_scipy(adata.X, torch.float64), torch.as_tensor(h).double(), torch.as_tensor(W).double())
+    return 1 - float(errors.sum() / (adata.X.power(2).sum() - adata.n_obs*np.square(adata.X.mean(0)).sum()))
 
 # %% ../nbs/08_report.ipynb #c061
 def _log_weights(net, x, mu, lv):
     "log p(x, z) - log q(z) of one draw per cell, genes of variance one half; a constant that is the same in all three bounds is left out."
     eps = torch.randn_like(mu); z = mu + torch.exp(lv/2)*eps
-    error = squared_error(x, net.decoder(z), net.decoder.weight, net.decoder.bias, net.encoder.input.shift)
+    error = squared_error(x, net.decoder(z), net.decoder.weight, net.encoder.input.shift)
     return -error - .5*(z**2).sum(1) + .5*(lv + eps**2).sum(1)             # (b,)
 
 def bounds(

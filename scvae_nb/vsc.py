@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 from . import layers
 from .layers import spike_and_slab
 from .losses import kl_spike_slab
-from .train import batches
 from .vae import BetaVAE, VAENet
 
 # %% ../nbs/06_vsc.ipynb #c005
@@ -83,12 +82,12 @@ def gene_effects(self: BetaVSC,
     "Mean change of each gene when a latent feature is switched on, over the cells that have it on."
     Z, gamma = self.transform(X), self.spike_probability(X)
     out = np.zeros((self.n_latent, self.n_features_in_), Z.dtype)
+    d = self.net_.decoder
     for j in range(self.n_latent):
-        with_j = Z[gamma[:, j] > on]                       # (n_on, L)
+        with_j = torch.as_tensor(Z[gamma[:, j] > on])      # (n_on, L)
         if not len(with_j): continue
-        without = with_j.copy(); without[:, j] = 0
-        for a, b in zip(np.array_split(with_j, len(with_j)//1024 + 1), np.array_split(without, len(with_j)//1024 + 1)):
-            out[j] += (self.inverse_transform(a) - self.inverse_transform(b)).sum(0) / len(with_j)
+        without = with_j.clone(); without[:, j] = 0
+        with torch.no_grad(): out[j] = ((d(with_j) - d(without)).mean(0) @ d.weight.T).numpy()  # the last layer is linear: average before it
     return out
 
 # %% ../nbs/06_vsc.ipynb #c025

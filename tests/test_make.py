@@ -49,7 +49,7 @@ def test_installs_again_when_needs_change(installed, file):
 
 def test_help():
     out = make().stdout
-    assert all(f'make {o} ' in out for o in 'help report test docs refresh lint clean'.split())
+    assert all(f'make {o} ' in out for o in 'help report test bench docs refresh lint clean'.split())
 
 @pytest.mark.parametrize('code, message', [
     ('case "$1" in -V) echo Python 3.8.1;; *) exit 1;; esac', 'is Python 3.8.1; scvae_nb needs Python 3.10 or later'),
