@@ -21,7 +21,7 @@ report: .venv/.installed  ## the report: [DATA=demo|pbmc3k|path/to/file] [SEEDS=
 
 test: .venv/.installed  ## every check: the notebooks, then tests/ (set SCVAE_NB_DATA to include PBMC3k)
 	OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest --junitxml=_report/tests.xml
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=_report/tests.xml
 
 bench: .venv/.installed .bench-venv/.installed  ## time and memory against a plain dense loop and scvi-tools, in _bench: [ROUNDS=3]
 	env -u OMP_WAIT_POLICY $(BIN)/python bench/run.py --scvi .bench-venv/bin/python --rounds $(ROUNDS)

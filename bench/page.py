@@ -41,22 +41,23 @@ def plot_epochs(table):
         ax.set(xticks=x, xticklabels=[f"{s:,}" for s in sizes], xlabel="batch size", ylabel=label)
     limit = table.groupby("batch_size").limit_s.median().reindex(sizes)
     axs[0].set_yscale("log"); axs[0].hlines(limit, x - .42, x + .42, color="k", lw=1.5, ls=":", label="limit: the multiplications alone")
-    axs[0].legend(loc="upper center", bbox_to_anchor=(1.1, -.2), ncols=len(who) + 1)
+    fig.legend(*axs[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(who) + 1)
     return fig
 
 
 @style()
 def plot_growth(grown):
-    "Seconds and memory against stored values, on logarithmic axes, with a line of slope one."
+    "Seconds and memory against stored values, on logarithmic axes, with a line that is straight on ordinary ones."
     fig, axs = plt.subplots(1, 2, figsize=(9, 3.6))
     for ax, column, label in zip(axs, ("epoch_s", "peak_mb"), ("seconds per epoch", "peak resident memory (MB)")):
         for w, t in grown.groupby("who", sort=False):
             ax.scatter(t.nonzeros/1e6, t[column], color=COLOURS[w], s=34, label=NAMES[w])
         ours = grown[grown.who == "ours"].sort_values("nonzeros")
-        x = np.array([ours.nonzeros.min(), ours.nonzeros.max()])/1e6; last = ours.iloc[-1]
-        ax.plot(x, last[column]*x/(last.nonzeros/1e6), color="0.6", ls="--", lw=1, label="in proportion to the stored values")
+        x, last = np.geomspace(ours.nonzeros.min(), ours.nonzeros.max()), ours.iloc[-1]
+        base = ours[column].min()                                                  # what is there however few the values: imports, weights
+        ax.plot(x/1e6, base + (last[column] - base)*x/last.nonzeros, color="0.6", ls="--", lw=1, zorder=0, label="a fixed part, and one in proportion to the stored values")
         ax.set(xscale="log", yscale="log", xlabel="stored values (millions)", ylabel=label)
-    axs[0].legend(loc="upper center", bbox_to_anchor=(1.1, -.2), ncols=3)
+    fig.legend(*axs[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
 

@@ -28,11 +28,11 @@ def test_opponent_is_the_same_network():
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in ours.parameters())
 
 def test_runs(tmp_path):
-    done = subprocess.run([sys.executable, ROOT/'bench/run.py', '--tiny', '--rounds', '2', '--out', tmp_path/'b'], capture_output=True, text=True, timeout=500)
+    done = subprocess.run([sys.executable, ROOT/'bench/run.py', '--tiny', '--rounds', '1', '--out', tmp_path/'b'], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"The comparison is in {tmp_path/'b/bench.html'}"
     table, grown = (pd.read_csv(tmp_path/'b'/n) for n in ('bench.csv', 'growth.csv'))
-    assert list(table.who) == ['ours', 'plain']*2 and (table.epoch_s > 0).all() and (table.peak_mb > 50).all() and (table.limit_s > 0).all()
+    assert list(table.who) == ['ours', 'plain'] and (table.epoch_s > 0).all() and (table.peak_mb > 50).all() and (table.limit_s > 0).all()
     assert set(grown.cells) == {300, 600} and grown.nonzeros.gt(0).all()
     page = (tmp_path/'b/bench.html').read_text()
     assert page.count('data:image/png;base64,') == 2 and 'times as fast' in page

@@ -2,6 +2,7 @@
 import os, subprocess, sys
 from pathlib import Path
 import anndata as ad, numpy as np, pandas as pd, pytest
+from scvae_nb.cli import main
 from scvae_nb.data import demo
 
 def cli(*args, cwd=None):
@@ -51,11 +52,19 @@ BAD = {
 }
 
 @pytest.mark.parametrize('name', BAD)
-def test_bad_input(name, tmp_path):
+def test_bad_input(name, tmp_path, monkeypatch, capsys):
+    "Within this process, which saves importing everything anew; the next test is from outside"
     args, words = BAD[name]
-    done = cli(*args(tmp_path), cwd=tmp_path)
-    assert done.returncode in (1, 2) and words in done.stderr and 'Traceback' not in done.stderr, done
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end: main([str(a) for a in args(tmp_path)])
+    err = capsys.readouterr().err
+    assert end.value.code in (1, 2) and words in err and 'Traceback' not in err, err
     assert list(tmp_path.iterdir()) == []                                          # nothing half written
+
+def test_bad_input_from_outside(tmp_path):
+    args, words = BAD['missing file']
+    done = cli(*args(tmp_path), cwd=tmp_path)
+    assert done.returncode == 1 and words in done.stderr and 'Traceback' not in done.stderr, done
 
 def test_debug_shows_the_traceback(tmp_path): assert 'Traceback' in cli('--debug', 'train', tmp_path/'no.h5ad').stderr
 
