@@ -9,14 +9,14 @@ __all__ = ['GATHER', 'squared_error', 'multiply_adds', 'prefer_sparse', 'step_ms
 # %% ../nbs/02_losses.ipynb #c002
 import math, statistics, time, torch
 import torch.nn.functional as F
-from .layers import CSRBatch, row_sums, spmm
+from .layers import CSRBatch, per_cell, row_sums, spmm
 
 # %% ../nbs/02_losses.ipynb #c007
 class _GramError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, W, X):                                        # (b, H), (G, H), CSRBatch (b, G)
         hWW, R = h @ (W.T @ W), row_sums(X, W)                        # (b, H), (b, H)
-        xx = torch.segment_reduce(X.data.square(), "sum", offsets=X.indptr, initial=0)  # (b,)
+        xx = per_cell(X, X.data.square())                             # (b,)
         ctx.X = X
         ctx.save_for_backward(h, W, hWW - R)
         return ((h*(hWW - 2*R)).sum(1, dtype=torch.float64) + xx).to(h.dtype)  # large terms cancel: add them in float64
