@@ -8,3 +8,5 @@ from .vae import *
 from .vsc import *
 from .evaluate import *
 from .report import *
+from .linear import *
+from .scvi import *
