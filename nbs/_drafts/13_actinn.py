@@ -1245,8 +1245,8 @@ blood_table, blood_said = compare_classifiers(models, counts, types)
 # %%
 #| slow
 #| label: tbl-folds
-#| tbl-cap: "Five-fold cross-validation on PBMC3k: mean over folds (range), and seconds to train and predict a fold."
-fold_summary(blood_table).assign(seconds=blood_table.groupby("model").seconds.mean().round(1))
+#| tbl-cap: "Five-fold cross-validation on PBMC3k: mean over folds (range)."
+fold_summary(blood_table)
 
 # %%
 #| export
@@ -1456,7 +1456,7 @@ say("Judged by one marker for the answer and one against it (*FCER1A* against *F
 # The report's models squeeze a cell to six numbers without ever seeing a type. A classifier on those six says how much of the types is still in them. Principal components, the autoencoder, the beta-VAE and the beta-VSC, each with six latent features, are fitted to PBMC3k's log values with their default settings
 # (three seeds for the networks); then, on the same five folds as above, three classifiers learn the types from the six numbers: logistic regression, the fifteen nearest neighbours, and ACTINN's network (learning rate 0.005, 100 passes, values taken as they are). Features are standardised within the fold.
 #
-# Two cautions. The latents were fitted on all cells, those of the test folds included, though never on a label. And the types were found on ten principal components, which favours PCA.
+# Two cautions. The latents were fitted on all cells, those of the test folds included, though never on a label. And the types were found on ten principal components, which favours PCA, and perhaps whatever compresses in a like manner. So should six numbers serve as well as all genes, or better, that is no proof that nothing is lost: they have averaged the noise away over cells that the classifier on all genes was not shown.
 
 # %%
 #| slow
@@ -1488,7 +1488,7 @@ pd.DataFrame(lines).rename(columns={"macro_f1": "macro-F1"}).set_index(["feature
 #| slow
 #| label: fig-six
 #| fig-cap: "What six numbers keep of nine types: cross-validated accuracy and macro-F1 of ACTINN's network on each latent; a point for each fold and seed, bars at the means. The dashed line is ACTINN on all genes."
-#| fig-alt: "Two panels of points with rows for PCA, autoencoder, beta-VAE and beta-VSC, and a dashed line to the right of or among them."
+#| fig-alt: "Two panels of points with rows for PCA, autoencoder, beta-VAE and beta-VSC, and a dashed line to the left of most of them; the points of the beta-VSC reach furthest down in macro-F1."
 fig = plot_folds(six[six.model == "ACTINN"].assign(model=lambda d: d.latent))
 for ax, c in zip(fig.axes, ("accuracy", "macro_f1")): ax.axvline(mean.loc["ACTINN", c], color="k", ls="--", lw=1)
 
@@ -1499,7 +1499,7 @@ for ax, c in zip(fig.axes, ("accuracy", "macro_f1")): ax.axvline(mean.loc["ACTIN
 #| slow
 #| label: fig-lost
 #| fig-cap: "F1 of each type when ACTINN's network reads six latent features (seed 0) or all genes; 1 is perfect."
-#| fig-alt: "A heatmap of nine types in rows against PCA, autoencoder, beta-VAE, beta-VSC and all genes in columns, with numbers; B cells and CD14+ monocytes are dark throughout, and the two CD4 T types and some rare types are paler."
+#| fig-alt: "A heatmap of nine types in rows against PCA, autoencoder, beta-VAE, beta-VSC and all genes in columns, with numbers; B cells and CD14+ monocytes are darkest throughout, memory CD4 T cells are paler, and palest is the field of dendritic cells under all genes."
 groups = _groups(types, len(types)); order = [t for t, *_ in groups]
 by_type = pd.DataFrame({n: f1_score(types, said, labels=order, average=None, zero_division=0) for n, said in {**{n: tried[n, 0][1]["ACTINN"] for n in latents}, "all genes": blood_said["ACTINN"]}.items()}, index=order)
 with style():
