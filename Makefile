@@ -8,8 +8,8 @@ SEEDS    ?= 1
 VARIANTS ?= 0
 ROUNDS   ?= 3
 OUT      ?= _report/$(basename $(patsubst %.gz,%,$(notdir $(patsubst %/,%,$(DATA)))))
-export OMP_WAIT_POLICY ?= passive
 BIN      := .venv/bin
+ONE      := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1   # a thread for each process: numba alone would give torch all cores again
 LIMIT    := $(if $(shell command -v timeout 2>/dev/null),timeout 1200)
 
 .PHONY: help report test bench docs refresh readme lint clean
@@ -20,11 +20,11 @@ report: .venv/.installed  ## the report: [DATA=demo|pbmc3k|path/to/file] [SEEDS=
 	$(BIN)/scvae-nb report --data '$(DATA)' --seeds $(SEEDS) --out '$(OUT)'$(if $(filter-out 0,$(VARIANTS)), --variants)
 
 test: .venv/.installed  ## every check: the notebooks, then tests/ (set SCVAE_NB_DATA to include PBMC3k)
-	OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --timing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=_report/tests.xml
+	$(ONE) $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --timing
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=_report/tests.xml
 
 bench: .venv/.installed .bench-venv/.installed  ## time and memory against a plain dense loop and scvi-tools, in _bench: [ROUNDS=3]
-	env -u OMP_WAIT_POLICY $(BIN)/python bench/run.py --scvi .bench-venv/bin/python --rounds $(ROUNDS)
+	$(BIN)/python bench/run.py --scvi .bench-venv/bin/python --rounds $(ROUNDS)
 
 docs: .venv/.installed  ## the site, in _docs (needs Quarto)
 	@command -v quarto >/dev/null || { echo 'make docs needs Quarto, which is not on PATH: get it from https://quarto.org/docs/get-started/'; exit 1; }

@@ -125,6 +125,9 @@ def _build(self: LatentModel, n_genes, start=None, shift=None):
 @patch
 def _net_settings(self: LatentModel): return dict(reduction=self.reduction)
 
+@patch
+def _train_settings(self: LatentModel): return {}  # what a model tells `train` beside the usual: `adam`, `schedule`
+
 # %% ../nbs/04_ae.ipynb #c017
 @patch
 def _is_sparse(self: LatentModel, M):
@@ -152,7 +155,7 @@ def fit(self: LatentModel,
     precision, sparse, run = "64-true" if dtype == torch.float64 else self.precision, self._is_sparse(M), self._run(M)
     if sparse: M = sp.csr_matrix(M)
     self.history_ = train(self.net_, M, self.max_epochs, self.batch_size, self.lr, self.seed_, self.device, precision,
-        checkpoint, run=run, progress=self.progress, dense=not sparse)
+        checkpoint, run=run, progress=self.progress, dense=not sparse, **self._train_settings())
     self.net_.to("cpu").eval()
     self.n_epochs_, self._n_features_out = len(self.history_.get("loss", [])), self.n_latent
     return self

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'UNLABELLED', 'GREY', 'COLOURS', 'SPARE', 'MEASURES', 'check_latent', 'as_labels', 'tsne', 'kmeans', 'scores',
-           'contingency', 'types_found', 'Evaluation', 'evaluate', 'style', 'palette', 'plot_embedding',
-           'plot_embeddings', 'plot_clusters', 'plot_contingency', 'plot_scores', 'Plot3D', 'plot_3d', 'write_aside',
-           'write_3d', 'plot_latent', 'plot_spikes', 'plot_gene_effects', 'plot_history']
+           'contingency', 'types_found', 'Evaluation', 'evaluate', 'style', 'palette', 'type_groups', 'plot_embedding',
+           'plot_embeddings', 'plot_clusters', 'heat', 'type_ticks', 'plot_contingency', 'plot_scores', 'Plot3D',
+           'plot_3d', 'write_aside', 'write_3d', 'plot_latent', 'plot_spikes', 'plot_gene_effects', 'plot_history']
 
 # %% ../nbs/07_evaluate.ipynb #c002
 import hashlib, os
@@ -83,7 +83,7 @@ def tsne(
     kw = dict(perplexity=perplexity, random_state=random_state, n_jobs=1)
     with threadpool_limits(1):
         start = openTSNE.initialization.pca(Z, n_components, random_state=random_state)
-        if n_components == 3: return TSNE(3, init=start.astype("float32"), **kw).fit_transform(Z)
+        if n_components == 3: return TSNE(3, init=start.astype("float32"), max_iter=500, **kw).fit_transform(Z)
         return np.array(openTSNE.TSNE(2, initialization=start, neighbors="exact", **kw).fit(Z))
 
 # %% ../nbs/07_evaluate.ipynb #c020
@@ -211,7 +211,7 @@ def _shade(colour, i):
     return to_hex(np.array(to_rgb(colour))*(1 - .45*(i % 3 > 0)) + .45*(i % 3 == 1)).upper()
 
 # %% ../nbs/07_evaluate.ipynb #c054
-def _groups(y, n):
+def type_groups(y, n):
     "(type, colour, its cells) for each type, in the palette's order."
     y = as_labels(y, n, unlabelled=UNLABELLED).astype(str)
     return [(t, c, np.flatnonzero(y == t)) for t, c in palette(y).items()]
@@ -258,7 +258,7 @@ def plot_embedding(
 ) -> plt.Axes:
     "Cells in the plane, coloured by type."
     E = _flat(E)
-    groups = _groups(y, len(E))
+    groups = type_groups(y, len(E))
     ax = ax or plt.subplots(figsize=(7.5, 5))[1]
     _scatter(ax, E, groups, size)
     _bare(ax, E, title)
@@ -276,7 +276,7 @@ def plot_embeddings(
     size=None,   # area of a point
 ) -> plt.Figure:
     "Several embeddings of the same cells, one legend."
-    rows, groups = -(-len(embeddings)//n_cols), _groups(y, len(y))
+    rows, groups = -(-len(embeddings)//n_cols), type_groups(y, len(y))
     n_keys = max(1, 100//(max(len(t) for t, *_ in groups) + 10))      # legend entries side by side
     height = (8/n_cols + .25)*rows + .25*-(-len(groups)//n_keys) + .1
     fig, axs = plt.subplots(rows, n_cols, figsize=(8, height), squeeze=False)
@@ -310,7 +310,7 @@ def plot_clusters(
 ) -> plt.Figure:
     "Known types beside clusters; each cluster has the colour of its majority type, and its number at the centroid."
     E, found = _flat(E), as_labels(found, len(E), "clusters")
-    groups, major, (_, where) = _groups(y, len(E)), _majority(y, found), types_found(y, found)
+    groups, major, (_, where) = type_groups(y, len(E)), _majority(y, found), types_found(y, found)
     colour = {c: palette(y)[t] if t else GREY for c, (t, _) in major.items()}
     below = .205*max(len(groups), len(major)) + .1                     # inches for the legends
     fig, axs = plt.subplots(2, 2, figsize=(8, 4.4 + below + .3*bool(title)), height_ratios=[3.8, below])
@@ -334,7 +334,7 @@ def plot_clusters(
 # %% ../nbs/07_evaluate.ipynb #c070
 def _ink(share): return "w" if share > .55 else "#222222"
 
-def _heat(ax, share, text, size=9):
+def heat(ax, share, text, size=9):
     "Shaded squares (0 to 1) with a text in each."
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (i, j), v in np.ndenumerate(share): ax.text(j, i, text[i][j], ha="center", va="center", color=_ink(v), size=size)
@@ -342,7 +342,7 @@ def _heat(ax, share, text, size=9):
     ax.set_yticks(np.arange(1, len(share)) - .5, minor=True)
     ax.grid(which="minor", color="w", lw=2); ax.tick_params(which="both", length=0); ax.spines[:].set_visible(False)
 
-def _type_ticks(ax, groups):
+def type_ticks(ax, groups):
     "Name the types on the y axis, with a dot in their colour."
     n = len(groups)
     ax.set_yticks(range(n), [f"{t}     " for t, *_ in groups])
@@ -358,12 +358,12 @@ def plot_contingency(
 ) -> plt.Axes:
     "Known types against clusters, with the found ones framed."
     n, where = types_found(true, found, rule)
-    groups, N = _groups(true, len(true)), contingency(true, found)
+    groups, N = type_groups(true, len(true)), contingency(true, found)
     N = N.loc[[t for t, *_ in groups]]
     N = N[sorted(N, key=lambda c: (N[c].argmax(), -N[c].max()))]      # clusters in the order of their commonest type
     ax = ax or plt.subplots(figsize=(8, .36*len(N) + 1.3))[1]
-    _heat(ax, N.div(N.sum(axis=1), axis=0).to_numpy(), N.astype(str).replace("0", "·").to_numpy())
-    _type_ticks(ax, groups)
+    heat(ax, N.div(N.sum(axis=1), axis=0).to_numpy(), N.astype(str).replace("0", "·").to_numpy())
+    type_ticks(ax, groups)
     ax.set_xticks(range(N.shape[1]), N.columns)
     for t, c in where.items():
         corner = N.columns.get_loc(c) - .5, N.index.get_loc(t) - .5
@@ -388,7 +388,7 @@ def plot_scores(
     runs = df[list(columns)].groupby(level=0, sort=False)
     mid, low, high = runs.median(), runs.min(), runs.max()
     ax = ax or plt.subplots(figsize=(8, .78*len(mid) + 1))[1]
-    _heat(ax, mid.to_numpy(), [[""]*len(columns)]*len(mid))
+    heat(ax, mid.to_numpy(), [[""]*len(columns)]*len(mid))
     for i, m in enumerate(mid.index):
         for j, c in enumerate(columns):
             v, notes = mid.loc[m, c], []
@@ -424,7 +424,7 @@ def plot_3d(
     "Cells in space, coloured by type: drag to turn, click on a type to hide it."
     E3 = _flat(E3, 3).round(2)
     dots = [go.Scatter3d(**dict(zip("xyz", E3[i].T.tolist())), mode="markers", marker=dict(size=size, color=c),
-                         name=f"{t} ({len(i):,})", hovertemplate=t + "<extra></extra>") for t, c, i in _groups(y, len(E3))]
+                         name=f"{t} ({len(i):,})", hovertemplate=t + "<extra></extra>") for t, c, i in type_groups(y, len(E3))]
     axis = dict(showticklabels=False, showbackground=False, gridcolor="#E5E5E5", zeroline=False)
     scene = {f"{a}axis": dict(title=f"t-SNE {i}", **axis) for i, a in enumerate("xyz", 1)}
     scene |= dict(aspectmode="data", camera=dict(eye=dict(x=1.2, y=1.2, z=.8)))
@@ -464,7 +464,7 @@ def plot_latent(
 ) -> plt.Figure:
     "How each latent feature is spread within each type; a tick marks the median."
     Z = check_latent(Z)
-    groups = _groups(y, len(Z))
+    groups = type_groups(y, len(Z))
     n, rows = Z.shape[1], -(-Z.shape[1]//per_row)
     height = (.27*len(groups) + .7)*rows + .3*bool(title)
     fig, axs = plt.subplots(rows, min(n, per_row), figsize=(8, height), sharey=True, squeeze=False)
@@ -478,7 +478,7 @@ def plot_latent(
         ax.axvline(0, color="#BBBBBB", lw=.8, zorder=0)
         ax.set(title=_z(j), ylim=(len(groups) - .4, -.6))
         ax.set_yticks(range(len(groups)), [t for t, *_ in groups])
-        ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False); ax.locator_params(axis="x", nbins=3)
+        ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False); ax.locator_params(axis="x", nbins=2)
     fig.supxlabel("value of the latent feature", size=10.5)
     if title: fig.suptitle(title, weight="bold", x=.01, ha="left")
     return fig
@@ -494,11 +494,11 @@ def plot_spikes(
     prob = check_latent(prob, "matrix of spike probabilities")
     if prob.min() < 0 or prob.max() > 1:
         raise ValueError(f"spike probabilities lie between 0 and 1, and these from {prob.min():g} to {prob.max():g}")
-    groups = _groups(y, len(prob))
+    groups = type_groups(y, len(prob))
     mean = np.array([prob[i].mean(0) for *_, i in groups])            # (types, n_latent)
     ax = ax or plt.subplots(figsize=(8, .36*len(groups) + 1))[1]
-    _heat(ax, mean, [[f"{v:.2f}" for v in row] for row in mean])
-    _type_ticks(ax, groups)
+    heat(ax, mean, [[f"{v:.2f}" for v in row] for row in mean])
+    type_ticks(ax, groups)
     ax.set_xticks(range(prob.shape[1]), map(_z, range(prob.shape[1])))
     ax.set(xlabel="latent feature", ylabel="cell type", title="Mean probability that a feature is on")
     return ax

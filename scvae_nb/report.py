@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'TITLES', 'SCORES', 'PUBLISHED', 'WIDE', 'VARIANTS', 'read_data', 'plot_architectures', 'Run', 'run_one',
-           'judge', 'experiment', 'score_table', 'time_table', 'show_clusters', 'against_published', 'step_costs',
-           'try_variants', 'linear_order', 'knn_accuracy', 'explained', 'bounds']
+           'judge', 'on_all_cores', 'trials', 'experiment', 'score_table', 'time_table', 'show_clusters',
+           'against_published', 'step_costs', 'try_variants', 'linear_order', 'knn_accuracy', 'explained', 'bounds']
 
 # %% ../nbs/08_report.ipynb #c002
 import time, warnings
 from dataclasses import dataclass
 from pathlib import Path
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+import joblib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+from joblib import delayed
 from matplotlib.patches import FancyBboxPatch, Polygon
 from sklearn.decomposition import PCA
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
+from tqdm.auto import tqdm
 from .data import *
 from .layers import CSRBatch, reparametrise
 from .losses import kl_normal, squared_error
@@ -106,32 +108,49 @@ def run_one(
     max_epochs=200,  # passes over the cells
     **settings,      # of the model
 ) -> Run:
-    "Fit, encode and judge. A latent that collapsed to a point is warned of and has no evaluation."
+    "Fit, encode and judge. A latent that collapsed to a point has no evaluation."
     if model == "pca": est = PCA(settings.get("n_latent", 6), svd_solver="arpack", random_state=seed)
     else: est = MODELS[model](max_epochs=max_epochs, random_state=seed, progress=False, **settings)
     X = adata.X if model == "pca" else adata
     start = time.perf_counter(); est.fit(X); seconds = time.perf_counter() - start
     Z = est.transform(X)
-    return Run(model, seed, seconds, est, Z, judge(Z, adata.obs["cell_type"], seed, f"{model}, seed {seed}"))
+    return Run(model, seed, seconds, est, Z, judge(Z, adata.obs["cell_type"], seed))
 
-def judge(Z, y, seed=0, name="this model"):
+def judge(Z, y, seed=0):
     "`evaluate` at perplexity 40, or what the number of cells allows; None for a latent that is one point."
-    if np.ptp(Z, axis=0).max() <= 1e-7*np.abs(Z).max():
-        return warnings.warn(f"{name}: the latent is collapsed, all {len(Z)} cells have the same code; it is not scored")
-    return evaluate(Z, y, perplexity=min(40, (len(Z) - 1)/3), random_state=seed)
+    collapsed = np.ptp(Z, axis=0).max() <= 1e-7*np.abs(Z).max()
+    return None if collapsed else evaluate(Z, y, perplexity=min(40, (len(Z) - 1)/3), random_state=seed)
 
-# %% ../nbs/08_report.ipynb #c019
+# %% ../nbs/08_report.ipynb #c020
+def on_all_cores(
+    calls,  # made with joblib's `delayed`
+) -> list:  # what they return, in their order
+    "Each call in a process with one thread, as many at a time as there are cores; one after the other beside a GPU."
+    calls = list(calls)
+    n_jobs = 1 if torch.cuda.is_available() else min(joblib.cpu_count(), len(calls))
+    with joblib.parallel_config("loky", n_jobs=n_jobs, inner_max_num_threads=1):
+        return list(tqdm(joblib.Parallel(max_nbytes=None, return_as="generator")(calls), total=len(calls), leave=False))
+
+def trials(
+    seeds=1,               # how many
+    models=tuple(TITLES),  # which
+    **settings,            # of the models
+) -> list:  # of (model, seed, settings)
+    "Every model with every seed; the exact PCA once."
+    return [(m, s, settings) for m in models for s in range(1 if m == "pca" else seeds)]
+
 def experiment(
     adata,           # log values, obs["cell_type"]
-    seeds=1,         # how many
+    todo,            # what `trials` gives
     max_epochs=200,  # passes over the cells
-    models=tuple(TITLES),  # which
-    **settings,      # of the models
 ) -> list:  # of Run
-    "Every model with every seed; the exact PCA once."
-    todo = [(m, s) for m in models for s in range(1 if m == "pca" else seeds)]
-    return [run_one(m, adata, s, max_epochs, **settings) for m, s in todo]
+    "Fit and judge each. Warns of a latent that collapsed to a point; it has no scores."
+    runs = on_all_cores(delayed(run_one)(m, adata, s, max_epochs, **settings) for m, s, settings in todo)
+    for r in runs:
+        if r.evaluation is None: warnings.warn(f"{r.model}, seed {r.seed}: the latent is collapsed, all {len(r.Z)} cells have the same code; it is not scored")
+    return runs
 
+# %% ../nbs/08_report.ipynb #c021
 def score_table(runs) -> pd.DataFrame:
     "One row per run: model, seed, scores on the picture and on the latent itself."
     empty = {c: np.nan for c in SCORES + ["types_found"]}
@@ -141,13 +160,13 @@ def time_table(runs) -> pd.DataFrame:
     "One row per run: model, seed, seconds to fit, and per epoch."
     return pd.DataFrame([dict(model=r.model, seed=r.seed, seconds=r.seconds, seconds_per_epoch=r.seconds/getattr(r.estimator, "n_epochs_", 1)) for r in runs])
 
-# %% ../nbs/08_report.ipynb #c031
+# %% ../nbs/08_report.ipynb #c033
 def show_clusters(run, y):
     "Known types beside the clusters of a run."
     e = run.evaluation
     return plot_clusters(e.embedding, y, e.clusters, e.centroids, title=TITLES[run.model])
 
-# %% ../nbs/08_report.ipynb #c040
+# %% ../nbs/08_report.ipynb #c042
 def against_published(table) -> pd.DataFrame:
     "Median over seeds, published score and difference, for each of the twelve published scores."
     ours = table.groupby("model")[SCORES].median().loc[PUBLISHED.index]
@@ -156,7 +175,7 @@ def against_published(table) -> pd.DataFrame:
     out = pd.DataFrame(dict(ours=stack(ours), range=stack(spread), published=stack(PUBLISHED)))
     return out.assign(difference=out.ours - out.published, reached=out.ours >= out.published)
 
-# %% ../nbs/08_report.ipynb #c046
+# %% ../nbs/08_report.ipynb #c048
 def step_costs(adata, batch_size=256, repeats=200) -> dict:
     "Milliseconds of one training step of each model, and of the random draw in it, medians on this machine."
     from scvae_nb.train import batches
@@ -175,7 +194,7 @@ def _median_ms(f, n):
     for _ in range(n): start = time.perf_counter(); f(); spent.append(time.perf_counter() - start)
     return 1e3*float(np.median(spent))
 
-# %% ../nbs/08_report.ipynb #c054
+# %% ../nbs/08_report.ipynb #c056
 WIDE = dict(hidden=(800, 400), head_hidden=None, decoder_hidden=(80, 400, 800))
 VARIANTS = [
     ("z-scores as input", "dae", dict(layer="zscore")), ("z-scores as input", "beta_vae", dict(layer="zscore")), ("z-scores as input", "beta_vsc", dict(layer="zscore")),
@@ -189,14 +208,14 @@ VARIANTS = [
 
 def try_variants(adata, table, todo=VARIANTS, max_epochs=200) -> pd.DataFrame:
     "Scores of each variant (seed 0), beside the median and range over seeds of the model as the text has it."
-    data, rows = zscore(adata), []
-    for name, model, settings in todo:
-        e, base = run_one(model, data, 0, max_epochs, **settings).evaluation, table[table.model == model]
+    runs, rows = experiment(zscore(adata), [(m, 0, settings) for _, m, settings in todo], max_epochs), []
+    for (name, model, _), r in zip(todo, runs):
+        e, base = r.evaluation, table[table.model == model]
         rows.append(dict(variant=name, model=TITLES[model], nmi=e.row["nmi"] if e else np.nan, ari=e.row["ari"] if e else np.nan, nmi_text=base.nmi.median(), ari_text=base.ari.median(),
             seeds_range=f"{base.nmi.min():.2f} to {base.nmi.max():.2f}"))
     return pd.DataFrame(rows)
 
-# %% ../nbs/08_report.ipynb #c058
+# %% ../nbs/08_report.ipynb #c060
 def linear_order(table, better=("dae", "beta_vsc", "beta_vae")) -> dict:
     "On how many of the four scores the medians are in the given order, and in how many seeds all of them are."
     med = table.groupby("model")[SCORES].median()
@@ -222,7 +241,7 @@ def explained(run, adata) -> float:
     errors = squared_error(CSRBatch.from_scipy(adata.X, torch.float64), torch.as_tensor(h).double(), torch.as_tensor(W).double())
     return 1 - float(errors.sum() / (adata.X.power(2).sum() - adata.n_obs*np.square(adata.X.mean(0)).sum()))
 
-# %% ../nbs/08_report.ipynb #c061
+# %% ../nbs/08_report.ipynb #c063
 def _log_weights(net, x, mu, lv):
     "log p(x, z) - log q(z) of one draw per cell, genes of variance one half; a constant that is the same in all three bounds is left out."
     eps = torch.randn_like(mu); z = mu + torch.exp(lv/2)*eps

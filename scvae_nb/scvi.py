@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['count_log_prob', 'log_counts', 'split_batch', 'BatchNorm', 'norm_relu', 'CountEncoder', 'CountDecoder', 'CountNet',
-           'adam_settings', 'SCVI', 'batch_scores']
+           'SCVI', 'batch_scores']
 
 # %% ../nbs/12_scvi.ipynb #c002
 import json, math
-from contextlib import contextmanager
 from numbers import Integral, Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 from torch import nn
@@ -20,7 +19,6 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 from .ae import LatentModel, _same_genes
 from .data import check_counts, check_labels
 from .evaluate import as_labels, check_latent, kmeans, scores
@@ -251,21 +249,6 @@ def forward(self: CountNet, x):
     return dict(loss=loss) | t | dict(kl_weight=torch.tensor(weight))
 
 # %% ../nbs/12_scvi.ipynb #c047
-@contextmanager
-def adam_settings(
-    model,       # estimator whose `net_` is trained within the block
-    **settings,  # of torch.optim.Adam: eps, weight_decay
-):
-    "Within the block, the optimiser of `model.net_` has these settings."
-    def before_step(optimizer, *_):
-        mine = next(model.net_.parameters())
-        for g in optimizer.param_groups:
-            if g["params"][0] is mine: g.update(settings)
-    hook = register_optimizer_step_pre_hook(before_step)
-    try: yield
-    finally: hook.remove()
-
-# %% ../nbs/12_scvi.ipynb #c050
 class SCVI(LatentModel):
     "scVI (Lopez et al. 2018): a variational autoencoder of raw counts. The defaults are those of scvi-tools."
     arithmetic = "sparse"
@@ -297,7 +280,7 @@ class SCVI(LatentModel):
         self.max_epochs, self.batch_size, self.lr, self.eps, self.weight_decay = max_epochs, batch_size, lr, eps, weight_decay
         self.layer, self.device, self.precision, self.progress, self.random_state = layer, device, precision, progress, random_state
 
-# %% ../nbs/12_scvi.ipynb #c051
+# %% ../nbs/12_scvi.ipynb #c048
 _whole = lambda least: Interval(Integral, least, None, closed="left")
 _shared = {k: v for k, v in LatentModel._parameter_constraints.items() if k in ("max_epochs", "batch_size", "lr", "layer", "device", "precision", "progress", "random_state")}
 SCVI._parameter_constraints = _shared | dict(
@@ -306,7 +289,7 @@ SCVI._parameter_constraints = _shared | dict(
     n_epochs_kl_warmup=[_whole(0), None], n_steps_kl_warmup=[_whole(0), None], use_batch_norm=[StrOptions({"both", "encoder", "decoder", "none"})],
     eps=[Interval(Real, 0, None, closed="neither")], weight_decay=[Interval(Real, 0, None, closed="left")])
 
-# %% ../nbs/12_scvi.ipynb #c053
+# %% ../nbs/12_scvi.ipynb #c050
 @patch
 def _counts(self: SCVI, X, layer, min_cells):
     "The counts as CSR, every value checked. Raises DataError naming the first value that is no count."
@@ -330,7 +313,7 @@ def _read(self: SCVI, X, reset=False):
     if s is None: return M, None
     return sp.hstack([M, sp.csr_matrix((np.ones(len(s), M.dtype), (np.arange(len(s)), s)), (len(s), len(names)))], format="csr"), None
 
-# %% ../nbs/12_scvi.ipynb #c055
+# %% ../nbs/12_scvi.ipynb #c052
 @patch
 def _batch_of(self: SCVI, X, reset=False):
     "Number of each cell's batch, and the names of all batches. Raises ValueError: one batch, a batch of one cell, an unknown batch."
@@ -348,14 +331,14 @@ def _batch_of(self: SCVI, X, reset=False):
                                   "what is batch and what is cell cannot be told apart; leave it out or merge it with another batch")
     return s, names
 
-# %% ../nbs/12_scvi.ipynb #c056
+# %% ../nbs/12_scvi.ipynb #c053
 def _about_batches(M, s, names):
     "Mean and variance of the log library size in each batch, (B, 2); a variance is at least 1e-4."
     log_total = np.log(np.asarray(M.sum(1), dtype=float).ravel())
     groups = [log_total] if s is None else [log_total[s == k] for k in range(len(names))]
     return dict(library=np.array([(g.mean(), max(g.var(), 1e-4)) for g in groups]))
 
-# %% ../nbs/12_scvi.ipynb #c058
+# %% ../nbs/12_scvi.ipynb #c055
 @patch
 def _build(self: SCVI, n_genes, start=None, shift=None):
     "A new network; what is known of the batches is put in."
@@ -371,15 +354,9 @@ def _build(self: SCVI, n_genes, start=None, shift=None):
     return net
 
 @patch
-def fit(self: SCVI,
-    X,                # AnnData with counts, or a matrix of counts: cells by genes
-    y=None,           # ignored
-    checkpoint=None,  # file to save training to, and to resume it from
-):
-    "Train the model. Raises ValueError for anything but counts and for bad settings or batches, `NonFiniteLoss` when training diverges."
-    with adam_settings(self, eps=self.eps, weight_decay=self.weight_decay): return LatentModel.fit(self, X, y, checkpoint)
+def _train_settings(self: SCVI): return dict(adam=dict(eps=self.eps, weight_decay=self.weight_decay))
 
-# %% ../nbs/12_scvi.ipynb #c060
+# %% ../nbs/12_scvi.ipynb #c057
 @patch
 def get_extra_state(self: CountNet):
     "The names of the batches, as bytes."
@@ -390,7 +367,7 @@ def set_extra_state(self: CountNet, state):
     self.names = json.loads(bytes(state.tolist()))
     if len(self.decoder.library_prior) != max(1, len(self.names)): self.decoder.set_batches(max(1, len(self.names)))
 
-# %% ../nbs/12_scvi.ipynb #c061
+# %% ../nbs/12_scvi.ipynb #c058
 @patch
 def _each(self: SCVI, M, f):
     "`f` of each batch of `M`, without gradients, one under the other."
@@ -406,7 +383,7 @@ def transform(self: SCVI,
     M, _ = self._read(X)
     return self._each(M, lambda x: self.net_.encoder(log_counts(split_batch(x, self.net_.n_genes)[0]))[0]).numpy()
 
-# %% ../nbs/12_scvi.ipynb #c073
+# %% ../nbs/12_scvi.ipynb #c070
 @patch
 def elbo_terms(self: SCVI,
     X,            # cells by genes, as for `fit`
@@ -433,7 +410,7 @@ def score(self: SCVI, X, y=None) -> float:
     "Mean evidence lower bound of the cells, in nats; higher is better."
     return float(self.score_samples(X).mean())
 
-# %% ../nbs/12_scvi.ipynb #c076
+# %% ../nbs/12_scvi.ipynb #c073
 @patch
 def log_weights(self: CountNet, x):
     "log p(x, z, l) - log q(z, l | x) at one draw, (b,)."
@@ -452,7 +429,7 @@ def log_weights(self: CountNet, x):
         ell = ell[:, 0]
     return w + self.decoder.log_prob(x, self.decoder(z, s), ell)
 
-# %% ../nbs/12_scvi.ipynb #c077
+# %% ../nbs/12_scvi.ipynb #c074
 @patch
 def marginal_log_likelihood(self: SCVI,
     X,              # cells by genes, as for `fit`
@@ -469,7 +446,7 @@ def marginal_log_likelihood(self: SCVI,
             total = w if total is None else torch.logaddexp(total, w)
     return (total - math.log(n_samples)).numpy()
 
-# %% ../nbs/12_scvi.ipynb #c084
+# %% ../nbs/12_scvi.ipynb #c081
 @patch
 def _hidden(self: SCVI, z, s, batch):
     "Hidden units of the decoder under each batch asked for: the cell's own (None), one by name, or \"all\", one after the other."
@@ -487,7 +464,7 @@ def _columns(self: SCVI, genes):
     if unknown := [g for g in genes if g not in known]: raise ValueError(f"the model has no gene {unknown[0]!r}: it has {self.n_features_in_}, see feature_names_in_")
     return [known[g] for g in genes]
 
-# %% ../nbs/12_scvi.ipynb #c085
+# %% ../nbs/12_scvi.ipynb #c082
 @patch
 def normalized_expression(self: SCVI,
     X,                # cells by genes, as for `fit`
@@ -508,7 +485,7 @@ def normalized_expression(self: SCVI,
         return sum(rhos)/len(rhos)
     with seeded(self.seed_, 4): return library_size*self._each(M, f).numpy()
 
-# %% ../nbs/12_scvi.ipynb #c087
+# %% ../nbs/12_scvi.ipynb #c084
 @patch
 def inverse_transform(self: SCVI,
     Z,  # (n, n_latent) codes
@@ -521,7 +498,7 @@ def inverse_transform(self: SCVI,
     with torch.no_grad(): rhos = [self.net_.decoder.share(h) for h in self._hidden(z, None, "all")]
     return (sum(rhos)/len(rhos)).numpy()
 
-# %% ../nbs/12_scvi.ipynb #c090
+# %% ../nbs/12_scvi.ipynb #c087
 @patch
 def _draw_counts(self: SCVI, h, ell, rng):
     "Counts drawn down the lecture's list: w, y, h, x; CSR (b, G)."
@@ -548,7 +525,7 @@ def posterior_predictive_sample(self: SCVI,
     with seeded(rng.randint(2**31 - 1)): self._each(M, f)
     return sp.vstack(out, format="csr")
 
-# %% ../nbs/12_scvi.ipynb #c092
+# %% ../nbs/12_scvi.ipynb #c089
 @patch
 def sample(self: SCVI,
     n=1,                # cells to draw
@@ -568,7 +545,7 @@ def sample(self: SCVI,
         for k in torch.arange(n).split(256): out.append(self._draw_counts(d(z[k].to(d.weight.dtype), torch.as_tensor(s)[k]), ell[k], rng))
     return sp.vstack(out, format="csr")
 
-# %% ../nbs/12_scvi.ipynb #c102
+# %% ../nbs/12_scvi.ipynb #c099
 def batch_scores(
     Z,      # (n_cells, n_latent) latent
     batch,  # (n_cells,) batch of each cell
@@ -587,7 +564,7 @@ def batch_scores(
     return dict(mixing=(entropy(share(s))/entropy(np.bincount(s)/len(s))).mean(), silhouette=1 - np.mean(within),
         type_accuracy=(share(y).argmax(1) == y).mean(), nmi=found["nmi"], ari=found["ari"])
 
-# %% ../nbs/12_scvi.ipynb #c111
+# %% ../nbs/12_scvi.ipynb #c108
 @patch
 def _shares_of(self: SCVI, M, cells, rng):
     "Draws of rho, averaged over batches, for the numbered cells of `M`, 128 at a time."
@@ -597,7 +574,7 @@ def _shares_of(self: SCVI, M, cells, rng):
         rhos = [self.net_.decoder.share(h) for h in self._hidden(z, None, "all")]
         yield sum(rhos)/len(rhos)
 
-# %% ../nbs/12_scvi.ipynb #c112
+# %% ../nbs/12_scvi.ipynb #c109
 @patch
 def differential_expression(self: SCVI,
     X,                  # cells by genes, as for `fit`
@@ -629,7 +606,7 @@ def differential_expression(self: SCVI,
     out["is_de"] = out["expected_fdr"] <= fdr
     return out
 
-# %% ../nbs/12_scvi.ipynb #c113
+# %% ../nbs/12_scvi.ipynb #c110
 def _two_groups(n, one, two):
     "Cell numbers of two groups. Raises ValueError: an empty or overlapping group, masks of the wrong length."
     def numbers(g, name):

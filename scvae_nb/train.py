@@ -64,6 +64,7 @@ def run_epoch(
     model,      # batch -> dict of terms with "loss"
     optimizer,  # of its parameters
     data,       # iterable of batches
+    schedule=None,  # of the learning rate, from torch.optim.lr_scheduler; a step of it follows each of the optimiser's
 ) -> dict:  # each term, averaged over cells
     "One pass over the data. Raises `NonFiniteLoss` naming the term and the batch."
     rows, sizes = [], []
@@ -72,6 +73,7 @@ def run_epoch(
         optimizer.zero_grad()
         fabric.backward(terms["loss"])
         optimizer.step()
+        if schedule: schedule.step()
         rows.append(torch.stack([t.detach().double() for t in terms.values()])); sizes.append(len(xb))
     values, sizes = torch.stack(rows).cpu(), torch.tensor(sizes, dtype=torch.float64)  # (steps, terms), (steps,)
     _check_finite(values, list(terms))
@@ -133,12 +135,15 @@ def train(
     run=None,            # plain dict that tells this run from others
     progress=True,       # show a bar
     dense=False,         # multiply sparse rows as dense ones
+    adam=None,           # dict of what else Adam is told: eps, weight_decay
+    schedule=None,       # function that makes a schedule of the learning rate for an optimiser (see torch.optim.lr_scheduler)
 ) -> dict:  # history: term -> list, one value per epoch; "sparse" is 1 where the rows were multiplied as sparse
     "Train with Adam. Ctrl-C stops after what is done; the model keeps what it has learnt."
     fabric = Fabric(accelerator=device, devices=1, precision=precision)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True, **(adam or {}))
+    schedule = schedule and schedule(optimizer)
     wrapped, optimizer = fabric.setup(model, optimizer)
-    state, history, run = dict(model=wrapped, optimizer=optimizer), {}, run or {}
+    state, history, run = dict(model=wrapped, optimizer=optimizer) | (dict(schedule=schedule) if schedule else {}), {}, run or {}
     if checkpoint and Path(checkpoint).exists(): history = load_checkpoint(checkpoint, fabric, state, run)
     done = len(history.get("loss", []))
     dtype, way = next(model.parameters()).dtype, dict(sparse=float(sp.issparse(X) and not dense))
@@ -150,7 +155,7 @@ def train(
             if hasattr(model, "at_epoch"): model.at_epoch(epoch, max_epochs)
             with seeded(seed, epoch):
                 order = None if whole else torch.randperm(X.shape[0]).numpy()
-                terms = run_epoch(fabric, wrapped, optimizer, batches(X, batch_size, order, dtype, fabric.device, dense))
+                terms = run_epoch(fabric, wrapped, optimizer, batches(X, batch_size, order, dtype, fabric.device, dense), schedule)
             for k, v in (terms | way).items(): history.setdefault(k, []).append(v)
             bar.set_postfix(loss=f"{terms['loss']:.1f}")
             if checkpoint and ((epoch + 1) % every == 0 or epoch + 1 == max_epochs):

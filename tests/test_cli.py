@@ -6,7 +6,7 @@ from scvae_nb.cli import main
 from scvae_nb.data import demo
 
 def cli(*args, cwd=None):
-    env = os.environ | dict(OMP_NUM_THREADS='1')
+    env = os.environ | dict(OMP_NUM_THREADS='1', NUMBA_NUM_THREADS='1')
     return subprocess.run([sys.executable, '-m', 'scvae_nb', *map(str, args)], capture_output=True, text=True, cwd=cwd, env=env, timeout=600)
 
 @pytest.fixture(scope='module')
