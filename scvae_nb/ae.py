@@ -118,7 +118,8 @@ def __sklearn_tags__(self: LatentModel):
 @patch
 def _build(self: LatentModel, n_genes, start=None, shift=None):
     "A new network for `n_genes` genes."
-    out = self.decoder_hidden or (*([] if self.head_hidden is None else [self.head_hidden]), *self.hidden[::-1])
+    mirror = (*([] if self.head_hidden is None else [self.head_hidden]), *self.hidden[::-1])
+    out = mirror if self.decoder_hidden is None else self.decoder_hidden
     enc = Encoder(n_genes, self.n_latent, tuple(self.hidden), self.head_hidden, self._net.n_heads, self.input_relu, shift)
     return self._net(enc, Decoder(self.n_latent, tuple(out), n_genes, start), **self._net_settings())
 

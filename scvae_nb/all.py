@@ -9,4 +9,7 @@ from .vsc import *
 from .evaluate import *
 from .report import *
 from .linear import *
+from .flows import *
 from .scvi import *
+from .actinn import *
+from .beyond import *

@@ -161,13 +161,13 @@ class Decoder(nn.Module):
     "Latent -> hidden units, the last of them always one; the reconstruction is `h @ weight.T`, the last column of `weight` its bias."
     def __init__(self,
         n_latent,    # numbers of a code
-        hidden,      # widths from the code outward: (16, 32, 128)
+        hidden,      # widths from the code outward: (16, 32, 128); () for a linear decoder
         n_genes,     # G
         start=None,  # (G,) where the bias starts; None draws it as nn.Linear does
     ):
         super().__init__()
-        self.stack = mlp((n_latent, *hidden))
-        out = nn.Linear(hidden[-1], n_genes)
+        widths = (n_latent, *hidden)
+        self.stack, out = mlp(widths), nn.Linear(widths[-1], n_genes)
         bias = out.bias if start is None else start
         self.weight = nn.Parameter(torch.cat([out.weight, bias[:, None]], 1).detach())  # (G, H+1)
 

@@ -36,7 +36,7 @@ def posterior_moments(
     mu,   # (G,) mean of each gene
     psi,  # (G,) noise variance of each gene
 ) -> tuple:  # means (N, L) and their common covariance (L, L)
-    "Mean and covariance of p(z | x) (Tipping and Bishop 1999, equation 7, for any diagonal noise)."
+    "Mean and covariance of p(z | x) (Tipping and Bishop 1999, section 3, for any diagonal noise)."
     C, P = _covariance(W, psi)
     A = P @ C                                                        # (G, L)
     return X @ A - mu @ A, C
@@ -98,8 +98,7 @@ class LinearGaussian(BetaVAE):
     _parameter_constraints = {k: LatentModel._parameter_constraints[k] for k in ("n_latent", "layer", "random_state")}
 
     def _build(self, n_genes, start=None, shift=None):
-        dec = Decoder(self.n_latent, (self.n_latent,), n_genes, start)
-        dec.stack = nn.Identity()
+        dec = Decoder(self.n_latent, (), n_genes, start)
         noise = torch.full((n_genes if self._per_gene else 1,), np.log(self.noise_variance or .5), dtype=torch.float64)
         enc = LinearEncoder(n_genes, self.n_latent, shift)
         if start is not None: enc.input.bias.data = -start.to(enc.input.weight.dtype) @ enc.input.weight.data   # the mean cell has code 0
@@ -211,7 +210,7 @@ def ppca(
     noise_variance=None,  # sigma squared; None: the best
     random_state=0,       # of the first Lanczos vector
 ) -> tuple:  # W (G, L), sigma squared, the L leading eigenvalues of the covariance (L,)
-    "Probabilistic PCA in closed form (Tipping and Bishop 1999, equations 14 and 15). Raises ValueError if no noise would be left."
+    "Probabilistic PCA in closed form (Tipping and Bishop 1999, section 3). Raises ValueError if no noise would be left."
     (n, G), total = X.shape, _moments(X)[1].sum()
     most = min(n - 1, G)                                             # rank of the centred cells, at most
     if n_latent >= most: _refuse_rank(n_latent, n, G, most)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'TITLES', 'SCORES', 'PUBLISHED', 'WIDE', 'VARIANTS', 'read_data', 'plot_architectures', 'Run', 'run_one',
-           'judge', 'on_all_cores', 'trials', 'experiment', 'score_table', 'time_table', 'show_clusters',
-           'against_published', 'step_costs', 'try_variants', 'linear_order', 'knn_accuracy', 'explained', 'bounds']
+           'run_estimator', 'judge', 'on_all_cores', 'trials', 'experiment', 'score_table', 'time_table',
+           'show_clusters', 'against_published', 'step_costs', 'try_variants', 'linear_order', 'knn_accuracy',
+           'explained', 'bounds']
 
 # %% ../nbs/08_report.ipynb #c002
 import time, warnings
@@ -111,10 +112,13 @@ def run_one(
     "Fit, encode and judge. A latent that collapsed to a point has no evaluation."
     if model == "pca": est = PCA(settings.get("n_latent", 6), svd_solver="arpack", random_state=seed)
     else: est = MODELS[model](max_epochs=max_epochs, random_state=seed, progress=False, **settings)
-    X = adata.X if model == "pca" else adata
+    return run_estimator(model, est, adata.X if model == "pca" else adata, adata.obs["cell_type"], seed)
+
+def run_estimator(name, est, X, y, seed=0) -> Run:
+    "The same for any estimator that makes a code of `X`."
     start = time.perf_counter(); est.fit(X); seconds = time.perf_counter() - start
     Z = est.transform(X)
-    return Run(model, seed, seconds, est, Z, judge(Z, adata.obs["cell_type"], seed))
+    return Run(name, seed, seconds, est, Z, judge(Z, y, seed))
 
 def judge(Z, y, seed=0):
     "`evaluate` at perplexity 40, or what the number of cells allows; None for a latent that is one point."

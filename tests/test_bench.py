@@ -34,6 +34,15 @@ def test_runs(tmp_path):
     table, grown = (pd.read_csv(tmp_path/'b'/n) for n in ('bench.csv', 'growth.csv'))
     assert list(table.who) == ['ours', 'plain'] and (table.epoch_s > 0).all() and (table.peak_mb > 50).all() and (table.limit_s > 0).all()
     assert set(grown.cells) == {300, 600} and grown.nonzeros.gt(0).all()
+    counted = pd.read_csv(tmp_path/'b/counts.csv')
+    assert list(counted.who) == ['counts'] and (counted.elbo < 0).all() and (counted.elbo < -counted.reconstruction).all()
     page = (tmp_path/'b/bench.html').read_text()
     assert page.count('data:image/png;base64,') == 2 and 'times as fast' in page
-    assert sorted(p.name for p in (tmp_path/'b').iterdir()) == ['bench.csv', 'bench.html', 'epochs.png', 'growth.csv', 'growth.png']
+    assert sorted(p.name for p in (tmp_path/'b').iterdir()) == ['bench.csv', 'bench.html', 'counts.csv', 'epochs.png', 'growth.csv', 'growth.png', 'machine.txt']
+
+def test_verdict_on_the_same_model():
+    "Twice as fast, half the memory and one per cent better come out as such"
+    from page import same_model
+    row = lambda who, s, mb, e: dict(who=who, round=0, epoch_s=s, peak_mb=mb, reconstruction=-e - 10, elbo=e)
+    both, verdict = same_model(pd.DataFrame([row('counts', 1., 500., -990.), row('scvi', 2., 1000., -1000.)]))
+    assert len(both) == 2 and '2.0 times as fast (2.0 to 2.0)' in verdict and '50% of the memory' in verdict and '+1.00%' in verdict
