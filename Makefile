@@ -5,6 +5,7 @@
 PYTHON   ?= python3
 DATA     ?= demo
 SEEDS    ?= 1
+LABELS   ?=
 VARIANTS ?= 0
 ROUNDS   ?= 3
 OUT      ?= _report/$(basename $(patsubst %.gz,%,$(notdir $(patsubst %/,%,$(DATA)))))
@@ -16,8 +17,8 @@ LIMIT    := $(if $(shell command -v timeout 2>/dev/null),timeout 1200)
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 15
 
-report: .venv/.installed  ## the report: [DATA=demo|pbmc3k|path/to/file] [SEEDS=1] [OUT=_report/<name>] [VARIANTS=0]
-	$(BIN)/scvae-nb report --data '$(DATA)' --seeds $(SEEDS) --out '$(OUT)'$(if $(filter-out 0,$(VARIANTS)), --variants)
+report: .venv/.installed  ## the report: [DATA=demo|pbmc3k|path/to/file] [SEEDS=1] [LABELS=column] [OUT=_report/<name>] [VARIANTS=0]
+	$(BIN)/scvae-nb report --data '$(DATA)' --seeds $(SEEDS) --out '$(OUT)'$(if $(LABELS), --labels '$(LABELS)')$(if $(filter-out 0,$(VARIANTS)), --variants)
 
 test: .venv/.installed  ## every check: the notebooks, then tests/ (set SCVAE_NB_DATA to include PBMC3k)
 	$(ONE) $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --timing

@@ -83,6 +83,7 @@ def show(output, alt="") -> str:
     if "image/png" in data: return f'<img src="data:image/png;base64,{"".join(data["image/png"].split())}" alt="{html.escape(alt)}">'
     if "text/html" in data: return re.sub(r'<script[^>]*src="https://cdn\.plot\.ly[^>]*></script>', "", data["text/html"])
     if "text/markdown" in data: return to_html(data["text/markdown"])
+    if "application/vnd.jupyter.widget-view+json" in data: return ""    # a progress bar
     text = output.get("text") if output.get("name") == "stdout" else data.get("text/plain")
     return f"<p>{html.escape(text)}</p>" if text else ""
 
@@ -193,6 +194,7 @@ def train(
     try:
         cells = read_cells(data)
         est = KINDS[model](n_latent=n_latent, max_epochs=max_epochs, batch_size=batch_size, lr=lr, random_state=seed, **({} if model == "ae" else dict(beta=beta)))
+        replaced = (out/"model").exists() and not (out/"checkpoint").exists()
         est.fit(cells, checkpoint=out/"checkpoint")
         names = [f"latent_{j+1}" for j in range(n_latent)]
         pd.DataFrame(est.transform(cells), cells.obs_names, names).to_csv(aside/"latent.csv", index_label="cell")
@@ -201,7 +203,7 @@ def train(
         _settle(aside, out)
         if est.n_epochs_ == max_epochs: (out/"checkpoint").unlink(missing_ok=True)
     finally: shutil.rmtree(aside, ignore_errors=True)
-    print(f"The model, its history and the latent are in {out}")
+    print(f"The model, its history and the latent are in {out}" + ", in place of those that were there"*replaced)
 
 # %% ../nbs/09_cli.ipynb #c020
 def embed(
