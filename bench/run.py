@@ -109,7 +109,7 @@ def main():
     cells.write_h5ad(path)
     rate = matrix_rate()
     table = compare(path, batch_sizes, a.rounds, epochs, a.scvi)
-    counted = compare_counts(path, a.rounds, 2 if a.tiny else 30, a.scvi)
+    counted = compare_counts(path, a.rounds, 2 if a.tiny else 20, a.scvi)
     rate = max(rate, matrix_rate())                                                # before and after: the machine may have been slowed by others
     table["limit_s"] = [multiplications(cells.X, b)/rate for b in table.batch_size]
     grown = grow(a.out, [(n*k, .06) for k in ((1, 2) if a.tiny else (1, 4, 16, 64))] + ([] if a.tiny else [(n, d) for d in (.02, .2)]), G, 1)

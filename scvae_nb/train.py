@@ -146,8 +146,7 @@ def train(
     state, history, run = dict(model=wrapped, optimizer=optimizer) | (dict(schedule=schedule) if schedule else {}), {}, run or {}
     if checkpoint and Path(checkpoint).exists(): history = load_checkpoint(checkpoint, fabric, state, run)
     done = len(history.get("loss", []))
-    dtype, way = next(model.parameters()).dtype, dict(sparse=float(sp.issparse(X) and not dense))
-    whole = batch_size >= X.shape[0]
+    dtype, way, whole = next(model.parameters()).dtype, dict(sparse=float(sp.issparse(X) and not dense)), batch_size >= X.shape[0]
     if whole or fabric.device.type == "cuda": X = resident(X, dtype, fabric.device)
     bar = tqdm(range(done, max_epochs), initial=done, total=max_epochs, disable=not progress, desc="epoch", leave=False)
     try:
@@ -160,6 +159,5 @@ def train(
             bar.set_postfix(loss=f"{terms['loss']:.1f}")
             if checkpoint and ((epoch + 1) % every == 0 or epoch + 1 == max_epochs):
                 save_checkpoint(checkpoint, fabric, state | dict(history=history, run=run))
-    except KeyboardInterrupt:
-        warnings.warn(f"stopped by Ctrl-C after {len(history.get('loss', []))} of {max_epochs} epochs; what was learnt is kept")
+    except KeyboardInterrupt: warnings.warn(f"stopped by Ctrl-C after {len(history.get('loss', []))} of {max_epochs} epochs; what was learnt is kept")
     return history
