@@ -536,8 +536,8 @@ def plot_history(
     title="",    # above the figure
     n_cols=3,    # panels side by side
 ) -> plt.Figure:
-    "Each term of a loss over the epochs, in a panel of its own. Raises ValueError: nothing to draw."
-    terms = {k: np.asarray(v, dtype=float) for k, v in history.items() if k != "epoch"}
+    "Each term of a loss over the epochs, in a panel of its own (`sparse`, how it was multiplied, is none). Raises ValueError: nothing to draw."
+    terms = {k: np.asarray(v, dtype=float) for k, v in history.items() if k not in ("epoch", "sparse")}
     if not any(len(v) for v in terms.values()): raise ValueError("the history is empty: train for one epoch at least")
     n_cols, rows = min(n_cols, len(terms)), -(-len(terms)//n_cols)
     size = 8 if n_cols > 1 else 5, 2.3*rows + .3*bool(title)
