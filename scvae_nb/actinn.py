@@ -8,9 +8,8 @@ __all__ = ['fit_logistic', 'fit_perceptron', 'with_labels', 'split_labels', 'Typ
            'plot_folds']
 
 # %% ../nbs/13_actinn.ipynb #c002
-import json, time, warnings, zlib
+import time, warnings, zlib
 from numbers import Integral, Real
-from pathlib import Path
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 import matplotlib.pyplot as plt
 from torch import nn
@@ -19,7 +18,6 @@ import torch.nn.functional as F
 from anndata import AnnData
 from fastcore.basics import patch
 from matplotlib.patches import Rectangle
-from safetensors.torch import load_file
 from scipy.special import expit, log_expit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.feature_selection import SelectorMixin
@@ -30,8 +28,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted, validate_data
-import scvae_nb
-from .ae import SCHEMA, LatentModel
+from .ae import Saved
 from .data import DataError, check_counts, check_labels, check_log, check_matrix
 from .evaluate import GREY, SPARE, as_labels, palette, style, heat, type_groups, type_ticks
 from .layers import CSRBatch, SparseLinear
@@ -189,7 +186,7 @@ class GeneFilter(SelectorMixin, BaseEstimator):
         return tags
 
 # %% ../nbs/13_actinn.ipynb #c042
-class ACTINN(ClassifierMixin, BaseEstimator):
+class ACTINN(Saved, ClassifierMixin, BaseEstimator):
     "Automated cell type identification by a neural network (Ma and Pellegrini 2020), on sparse cells."
     def __init__(self,
         hidden=(100, 50, 25),   # widths of the ReLU layers; () is logistic regression
@@ -456,45 +453,16 @@ def plot_confusion(
     return ax
 
 # %% ../nbs/13_actinn.ipynb #c087
-ACTINN.save = LatentModel.save
-
 @patch
 def _describe(self: ACTINN):
-    "All that is not a weight, as plain values."
-    settings = self.get_params()
-    if not isinstance(self.random_state, (Integral, type(None))): settings["random_state"] = self.seed_
-    return dict(schema=SCHEMA, scvae_nb=scvae_nb.__version__, model=type(self).__name__, settings=settings, seed=self.seed_,
-        dtype=str(self.net_.input.weight.dtype).removeprefix("torch."), classes=self.classes_.tolist(), labels=self.classes_.dtype.str, counts=self.counts_,
-        kept=self.kept_.tolist(), n_genes=self.n_features_in_, genes=list(getattr(self, "feature_names_in_", [])) or None, history=self.history_)
+    return super(ACTINN, self)._describe() | dict(classes=self.classes_.tolist(), labels=self.classes_.dtype.str, counts=self.counts_, kept=self.kept_.tolist())
 
-@patch(cls_method=True)
-def load(cls: ACTINN,
-    path,  # folder written by `save`
-) -> ACTINN:
-    "Read a model back. Raises ValueError for a broken model, one of another schema, or of another class."
-    path = Path(path)
-    if not (path/"model.json").exists(): raise FileNotFoundError(f"no saved model in {path}: it has no model.json")
-    try: about = json.loads((path/"model.json").read_text()); weights = load_file(path/"model.safetensors")
-    except Exception as e: raise ValueError(f"the model in {path} is broken ({e}): save it anew") from e
-    if about.get("schema") != SCHEMA:
-        raise ValueError(f"the model in {path} has schema {about.get('schema')}, this scvae_nb reads {SCHEMA}: use the version that wrote it ({about.get('scvae_nb')})")
-    if about.get("model") != cls.__name__: raise ValueError(f"{path} holds a {about.get('model')}: load it with {about.get('model')}.load")
-    try: return _revive(cls, about, weights)
-    except (KeyError, TypeError, RuntimeError) as e: raise ValueError(f"the model in {path} is broken ({e}): save it anew") from e
+@patch
+def _rebuild(self: ACTINN, about):
+    self.classes_, self.kept_, self.counts_ = np.array(about["classes"], dtype=about["labels"]), np.array(about["kept"]), about["counts"]
+    return self._build()
 
-# %% ../nbs/13_actinn.ipynb #c088
-def _revive(cls, about, weights):
-    model = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["settings"].items()})
-    model.seed_, model.n_features_in_, model.history_, model.counts_ = about["seed"], about["n_genes"], about["history"], about["counts"]
-    model.classes_, model.kept_ = np.array(about["classes"], dtype=about["labels"]), np.array(about["kept"])
-    model.n_epochs_ = len(about["history"].get("loss", []))
-    if about["genes"]: model.feature_names_in_ = np.array(about["genes"], dtype=object)
-    model.net_ = model._build().to(getattr(torch, about["dtype"]))
-    model.net_.load_state_dict(weights)
-    model.net_.eval()
-    return model
-
-# %% ../nbs/13_actinn.ipynb #c099
+# %% ../nbs/13_actinn.ipynb #c098
 @style()
 def plot_folds(
     table,               # of `compare_classifiers`: model, fold and the measures
