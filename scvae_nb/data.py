@@ -13,7 +13,7 @@ import csv, errno, gzip, os, random, tarfile, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-import anndata as ad, igraph, numpy as np, pandas as pd, pooch, requests, scanpy as sc, scipy.sparse as sp
+import anndata as ad, igraph, numpy as np, pandas as pd, pooch, requests, scipy.sparse as sp
 import matplotlib.pyplot as plt
 from scipy.io import mmread
 from scipy.optimize import linear_sum_assignment
@@ -346,6 +346,7 @@ def load(
         elif ends(".h5ad"):
             with reading(path, "an h5ad file"): adata = ad.read_h5ad(path)
         elif ends(".h5"):
+            import scanpy as sc
             with reading(path, "a 10x .h5 file"): adata = sc.read_10x_h5(path)
             adata.var_names_make_unique()
         else: raise DataError(f"{path}: not a kind of file that is known here. "
@@ -357,6 +358,7 @@ def load(
 # %% ../nbs/00_data.ipynb #c065
 def demo() -> ad.AnnData: # 700 cells x 765 genes, log values in `X`, obs["cell_type"]; no layer of counts
     "The 700 labelled blood cells that ship with scanpy (part of 10x Genomics' 68k PBMCs); nothing is downloaded"
+    import scanpy as sc
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         source = sc.datasets.pbmc68k_reduced()
@@ -370,6 +372,7 @@ def quality(
     mito:str="MT-", # how the names of mitochondrial genes begin; capitals do not matter
 ) -> ad.AnnData: # the same, with obs["n_genes_by_counts"], obs["total_counts"], obs["pct_counts_mt"] (%) and var["mt"]
     "Add genes, counts and mitochondrial share of each cell to `adata`; raises `DataError` if `X` does not hold counts"
+    import scanpy as sc
     check_counts(adata, empty_cells=True)
     adata.var["mt"] = adata.var_names.str.upper().str.startswith(mito.upper())
     if not adata.var["mt"].any():
@@ -389,6 +392,7 @@ def quality_control(
     mito:str="MT-", # how the names of mitochondrial genes begin
 ) -> ad.AnnData: # a new one: the cells and genes that stay, with the measures of `quality` and uns["quality_control"]
     "Drop poor cells and rare genes as Seurat's tutorial does; raises `DataError` if nothing is left"
+    import scanpy as sc
     out = adata.copy()
     out.X = sp.csr_matrix(check_counts(out, empty_cells=True))
     sc.pp.filter_cells(out, min_genes=min_genes)
@@ -452,6 +456,7 @@ def log_normalize(
     scale_factor:float=10_000, # what the counts of each cell sum to before the logarithm
 ) -> ad.AnnData: # a new one: log values in `X`, the counts in layers["counts"]
     "Seurat's LogNormalize; raises `DataError` if `X` does not hold counts, or a cell has none"
+    import scanpy as sc
     out = adata.copy()
     out.X = sp.csr_matrix(check_counts(out), dtype=np.float32)
     out.layers["counts"] = out.X.copy()
@@ -532,6 +537,7 @@ def variable_pca(
     random_state:int=0, # seed of the solver
 ) -> np.ndarray: # (n_cells, n_pcs)
     "Principal components of the most variable genes' z-scores; marks the genes in `var`; raises `DataError`"
+    import scanpy as sc
     check_counts(adata, "counts")
     check_log(adata)
     size, top = f"{adata.n_obs:,} cells x {adata.n_vars:,} genes", min(n_top_genes, adata.n_vars)

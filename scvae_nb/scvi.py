@@ -35,6 +35,16 @@ def _seen(X):
     return i[keep], X.indices[keep], X.data[keep], [0, *torch.bincount(i[keep], minlength=len(X)).cumsum(0).tolist()]
 
 # %% ../nbs/12_scvi.ipynb #c013
+def _gammas(x, r, learn):
+    "log(Gamma(x + theta)/(Gamma(theta) x!)) of counts (nnz,), and its slope in r = log(theta)."
+    value, slope = r.clone(), torch.ones_like(x)                       # at a count of one: log(theta), and 1
+    more = (x != 1).nonzero()[:, 0]
+    k, theta = x[more], r[more].exp()
+    value[more] = torch.lgamma(k + theta) - torch.lgamma(theta) - torch.lgamma(k + 1)
+    if learn: slope[more] = theta*(torch.digamma(k + theta) - torch.digamma(theta))
+    return value, slope
+
+# %% ../nbs/12_scvi.ipynb #c015
 def _block(a, d, dr, ell, r, theta, i, j, x, rising, slope):
     "log p(x) of a few cells (k,); where `dr` is given, slopes replace `a`, `d` and `dr` (k, G), and that in ell is returned too."
     at = i*a.shape[1] + j                                              # where the counts are in a (k, G) matrix
@@ -61,7 +71,7 @@ def _block(a, d, dr, ell, r, theta, i, j, x, rising, slope):
     torch.addcmul(D, rho, dell[:, None], value=-1, out=a)
     return ll, dell
 
-# %% ../nbs/12_scvi.ipynb #c015
+# %% ../nbs/12_scvi.ipynb #c017
 def _zeros(n, d, at, spare, slopes):
     "Sum over the zeros of log p(0), p(0) = pi + (1 - pi) NB(0), and how much of p(0) is NB's (1 at the counts). The slope replaces `d`."
     pi, p0 = torch.sigmoid(d), torch.neg(n).exp_()
@@ -73,7 +83,7 @@ def _zeros(n, d, at, spare, slopes):
     if slopes: torch.sub(w, pi, out=d)
     return log_p0.sum(1), w.neg_().add_(1)
 
-# %% ../nbs/12_scvi.ipynb #c017
+# %% ../nbs/12_scvi.ipynb #c019
 class _Counts(torch.autograd.Function):
     "The last layer and the likelihood in one: log p(x) of each cell and, in the same pass, its slopes."
     @staticmethod
@@ -81,9 +91,7 @@ class _Counts(torch.autograd.Function):
         i, j, x, start = _seen(X)
         a, d = torch.addmm(c, h, W.T), None if V is None else torch.addmm(e, h, V.T)    # (b, G)
         theta, dr = r.exp(), torch.empty_like(a) if learn else None
-        tj = theta[j]
-        rising = torch.lgamma(x + tj) - torch.lgamma(theta)[j] - torch.lgamma(x + 1)    # (nnz,)
-        slope = tj*(torch.digamma(x + tj) - torch.digamma(theta)[j]) if learn else x
+        rising, slope = _gammas(x, r[j], learn)
         out, step = [], 1 + 220_000//X.shape[1]                                         # 16 cells of 13,714 genes
         for lo in range(0, len(h), step):
             k, s = slice(lo, lo + step), slice(start[lo], start[min(lo + step, len(h))])
@@ -101,7 +109,7 @@ class _Counts(torch.autograd.Function):
         of_drop = (None, None) if V is None else (dd.T @ gh, g @ dd)
         return g[:, None]*dh, da.T @ gh, g @ da, *of_drop, g @ dr, g*dell, None, None
 
-# %% ../nbs/12_scvi.ipynb #c018
+# %% ../nbs/12_scvi.ipynb #c020
 def count_log_prob(
     x,       # (b, G) counts: `CSRBatch`, or tensor
     h,       # (b, H) last hidden layer of the decoder
@@ -119,7 +127,7 @@ def count_log_prob(
     log_rho = F.linear(h, W, c).log_softmax(1).take(i*x.shape[1] + j)
     return (-ell.exp()).index_add(0, i, k*(log_rho + ell[i]) - torch.lgamma(k + 1))
 
-# %% ../nbs/12_scvi.ipynb #c029
+# %% ../nbs/12_scvi.ipynb #c031
 def log_counts(x):
     "log(1 + x) of a `CSRBatch`: zeros stay zeros, so it is as sparse as the counts."
     return CSRBatch(x.indptr, x.indices, x.data.log1p(), x.shape)
@@ -134,7 +142,7 @@ def split_batch(
     s = x.indices[x.indptr[1:] - 1] - n_genes                          # the last entry of each row
     return CSRBatch(x.indptr - torch.arange(len(x) + 1, device=s.device), x.indices[keep], x.data[keep], (len(x), n_genes)), s
 
-# %% ../nbs/12_scvi.ipynb #c032
+# %% ../nbs/12_scvi.ipynb #c034
 class BatchNorm(nn.BatchNorm1d):
     "Batch norm as scvi-tools sets it; a batch of one cell is scaled by what was learnt before."
     def __init__(self, n): super().__init__(n, eps=1e-3, momentum=.01)
@@ -148,7 +156,7 @@ def norm_relu(n, norm, dropout):
     "What follows a linear layer of `n` units: batch norm, ReLU, dropout."
     return nn.Sequential(BatchNorm(n) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout))
 
-# %% ../nbs/12_scvi.ipynb #c035
+# %% ../nbs/12_scvi.ipynb #c037
 class Hidden(nn.Module):
     "Linear layers, each followed by batch norm, ReLU and dropout; a batch adds a row of its own to each."
     def __init__(self, first, n_layers=1, norm=True, dropout=0., n_batches=1):
@@ -168,7 +176,7 @@ class Hidden(nn.Module):
             x = after(linear(x) + (self.rows[k][s] if len(self.rows) else 0))
         return x                                                       # (b, n)
 
-# %% ../nbs/12_scvi.ipynb #c037
+# %% ../nbs/12_scvi.ipynb #c039
 class CountEncoder(nn.Module):
     "Log counts, and the batch where it is to know it -> mean and log variance of `n_out` Gaussian numbers."
     def __init__(self, n_genes, n_out, n_hidden=128, n_layers=1, dropout_rate=.1, norm=True, n_batches=1):
@@ -183,7 +191,7 @@ class CountEncoder(nn.Module):
         h = self.hidden(y, s)                                          # (b, n_hidden)
         return self.mean(h), (self.var(h).exp() + 1e-4).log()          # (b, n_out) twice
 
-# %% ../nbs/12_scvi.ipynb #c039
+# %% ../nbs/12_scvi.ipynb #c041
 class CountDecoder(nn.Module):
     "Latent and batch -> hidden units `h`, and the layers and dispersions that make a likelihood of them."
     def __init__(self, n_latent, n_genes, n_hidden=128, n_layers=1, gene_likelihood="zinb", norm=True, n_batches=1):
@@ -202,7 +210,7 @@ class CountDecoder(nn.Module):
 
     def forward(self, z, s=None): return self.hidden(z, s)             # (b, L), (b,) -> (b, n_hidden)
 
-# %% ../nbs/12_scvi.ipynb #c040
+# %% ../nbs/12_scvi.ipynb #c042
 @patch
 def log_prob(self: CountDecoder, x, h, ell):
     "log p(x) of each cell, (b,)."
@@ -219,7 +227,7 @@ def dropout(self: CountDecoder, h):
     if self.drop_weight is None: return torch.zeros(len(h), len(self.bias), dtype=h.dtype)
     return F.linear(h, self.drop_weight, self.drop_bias).sigmoid()
 
-# %% ../nbs/12_scvi.ipynb #c043
+# %% ../nbs/12_scvi.ipynb #c045
 class CountNet(nn.Module):
     "The lecture's model: encoder of z, decoder, encoder of the library size (None: it is observed), names of the batches."
     steps, asked, step, warmup = 1, 0, 0, 0           # per epoch; of warm-up as asked for; done; of warm-up as it will be
@@ -247,7 +255,7 @@ class CountNet(nn.Module):
         x, s, z, ell, kl = self.latents(x)
         return dict(reconstruction=-self.decoder.log_prob(x, self.decoder(z, s), ell)) | kl
 
-# %% ../nbs/12_scvi.ipynb #c046
+# %% ../nbs/12_scvi.ipynb #c048
 @patch
 def kl_weight(self: CountNet):
     "Weight of the price of z at this step: 0 at the first, 1 from the end of the warm-up on."
@@ -265,7 +273,7 @@ def forward(self: CountNet, x):
     loss = t["reconstruction"] + weight*t["kl"] + t.get("kl_library", 0.)
     return dict(loss=loss) | t | dict(kl_weight=torch.tensor(weight))
 
-# %% ../nbs/12_scvi.ipynb #c049
+# %% ../nbs/12_scvi.ipynb #c051
 class SCVI(LatentModel):
     "scVI (Lopez et al. 2018): a variational autoencoder of raw counts. The defaults are those of scvi-tools."
     arithmetic = "sparse"
@@ -299,7 +307,7 @@ class SCVI(LatentModel):
         self.max_epochs, self.batch_size, self.lr, self.eps, self.weight_decay = max_epochs, batch_size, lr, eps, weight_decay
         self.layer, self.device, self.precision, self.progress, self.random_state = layer, device, precision, progress, random_state
 
-# %% ../nbs/12_scvi.ipynb #c050
+# %% ../nbs/12_scvi.ipynb #c052
 _whole = lambda least: Interval(Integral, least, None, closed="left")
 _shared = {k: v for k, v in LatentModel._parameter_constraints.items() if k in ("max_epochs", "batch_size", "lr", "layer", "device", "precision", "progress", "random_state")}
 SCVI._parameter_constraints = _shared | dict(
@@ -308,7 +316,7 @@ SCVI._parameter_constraints = _shared | dict(
     n_epochs_kl_warmup=[_whole(0), None], n_steps_kl_warmup=[_whole(0), None], use_batch_norm=[StrOptions({"both", "encoder", "decoder", "none"})],
     eps=[Interval(Real, 0, None, closed="neither")], weight_decay=[Interval(Real, 0, None, closed="left")])
 
-# %% ../nbs/12_scvi.ipynb #c052
+# %% ../nbs/12_scvi.ipynb #c054
 @patch
 def _counts(self: SCVI, X, layer, min_cells):
     "The counts as CSR, every value checked. Raises DataError naming the first value that is no count."
@@ -332,7 +340,7 @@ def _read(self: SCVI, X, reset=False):
     if s is None: return M, None
     return sp.hstack([M, sp.csr_matrix((np.ones(len(s), M.dtype), (np.arange(len(s)), s)), (len(s), len(names)))], format="csr"), None
 
-# %% ../nbs/12_scvi.ipynb #c054
+# %% ../nbs/12_scvi.ipynb #c056
 @patch
 def _batch_of(self: SCVI, X, reset=False):
     "Number of each cell's batch, and the names of all batches. Raises ValueError: one batch, a batch of one cell, an unknown batch."
@@ -350,14 +358,14 @@ def _batch_of(self: SCVI, X, reset=False):
                                   "what is batch and what is cell cannot be told apart; leave it out or merge it with another batch")
     return s, names
 
-# %% ../nbs/12_scvi.ipynb #c055
+# %% ../nbs/12_scvi.ipynb #c057
 def _about_batches(M, s, names):
     "Mean and variance of the log library size in each batch, (B, 2); a variance is at least 1e-4."
     log_total = np.log(np.asarray(M.sum(1), dtype=float).ravel())
     groups = [log_total] if s is None else [log_total[s == k] for k in range(len(names))]
     return dict(library=np.array([(g.mean(), max(g.var(), 1e-4)) for g in groups]))
 
-# %% ../nbs/12_scvi.ipynb #c057
+# %% ../nbs/12_scvi.ipynb #c059
 @patch
 def _build(self: SCVI, n_genes, start=None, shift=None):
     "A new network; what is known of the batches is put in."
@@ -376,7 +384,7 @@ def _build(self: SCVI, n_genes, start=None, shift=None):
 @patch
 def _train_settings(self: SCVI): return dict(adam=dict(eps=self.eps, weight_decay=self.weight_decay))
 
-# %% ../nbs/12_scvi.ipynb #c059
+# %% ../nbs/12_scvi.ipynb #c061
 @patch
 def get_extra_state(self: CountNet):
     "The names of the batches, as bytes."
@@ -391,7 +399,7 @@ def set_extra_state(self: CountNet, state):
     for e in (self.encoder, self.library):
         if e is not None and self.encode_covariates: e.hidden.set_batches(n)
 
-# %% ../nbs/12_scvi.ipynb #c060
+# %% ../nbs/12_scvi.ipynb #c062
 @patch
 def _each(self: SCVI, M, f):
     "`f` of each batch of `M`, without gradients, one under the other."
@@ -407,7 +415,7 @@ def transform(self: SCVI,
     M, _ = self._read(X)
     return self._each(M, lambda x: self.net_.encode(x)[2]).numpy()
 
-# %% ../nbs/12_scvi.ipynb #c072
+# %% ../nbs/12_scvi.ipynb #c074
 @patch
 def elbo_terms(self: SCVI,
     X,            # cells by genes, as for `fit`
@@ -434,7 +442,7 @@ def score(self: SCVI, X, y=None) -> float:
     "Mean evidence lower bound of the cells, in nats; higher is better."
     return float(self.score_samples(X).mean())
 
-# %% ../nbs/12_scvi.ipynb #c075
+# %% ../nbs/12_scvi.ipynb #c077
 @patch
 def log_weights(self: CountNet, x):
     "log p(x, z, l) - log q(z, l | x) at one draw, (b,)."
@@ -451,7 +459,7 @@ def log_weights(self: CountNet, x):
         ell = ell[:, 0]
     return w + self.decoder.log_prob(x, self.decoder(z, s), ell)
 
-# %% ../nbs/12_scvi.ipynb #c076
+# %% ../nbs/12_scvi.ipynb #c078
 @patch
 def marginal_log_likelihood(self: SCVI,
     X,              # cells by genes, as for `fit`
@@ -468,7 +476,7 @@ def marginal_log_likelihood(self: SCVI,
             total = w if total is None else torch.logaddexp(total, w)
     return (total - math.log(n_samples)).numpy()
 
-# %% ../nbs/12_scvi.ipynb #c083
+# %% ../nbs/12_scvi.ipynb #c085
 @patch
 def _hidden(self: SCVI, z, s, batch):
     "Hidden units of the decoder under each batch asked for: the cell's own (None), one by name, or \"all\", one after the other."
@@ -486,7 +494,7 @@ def _columns(self: SCVI, genes):
     if unknown := [g for g in genes if g not in known]: raise ValueError(f"the model has no gene {unknown[0]!r}: it has {self.n_features_in_}, see feature_names_in_")
     return [known[g] for g in genes]
 
-# %% ../nbs/12_scvi.ipynb #c084
+# %% ../nbs/12_scvi.ipynb #c086
 @patch
 def normalized_expression(self: SCVI,
     X,                # cells by genes, as for `fit`
@@ -506,7 +514,7 @@ def normalized_expression(self: SCVI,
         return sum(rhos)/len(rhos)
     with seeded(self.seed_, 4): return library_size*self._each(M, f).numpy()
 
-# %% ../nbs/12_scvi.ipynb #c086
+# %% ../nbs/12_scvi.ipynb #c088
 @patch
 def inverse_transform(self: SCVI,
     Z,  # (n, n_latent) codes
@@ -519,7 +527,7 @@ def inverse_transform(self: SCVI,
     with torch.no_grad(): rhos = [self.net_.decoder.share(h) for h in self._hidden(z, None, "all")]
     return (sum(rhos)/len(rhos)).numpy()
 
-# %% ../nbs/12_scvi.ipynb #c089
+# %% ../nbs/12_scvi.ipynb #c091
 @patch
 def _draw_counts(self: SCVI, h, ell, rng):
     "Counts drawn down the lecture's list: w, y, h, x; CSR (b, G)."
@@ -546,7 +554,7 @@ def posterior_predictive_sample(self: SCVI,
     with seeded(rng.randint(2**31 - 1)): self._each(M, f)
     return sp.vstack(out, format="csr")
 
-# %% ../nbs/12_scvi.ipynb #c091
+# %% ../nbs/12_scvi.ipynb #c093
 @patch
 def sample(self: SCVI,
     n=1,                # cells to draw
@@ -566,7 +574,7 @@ def sample(self: SCVI,
         for k in torch.arange(n).split(256): out.append(self._draw_counts(d(z[k].to(d.weight.dtype), torch.as_tensor(s)[k]), ell[k], rng))
     return sp.vstack(out, format="csr")
 
-# %% ../nbs/12_scvi.ipynb #c101
+# %% ../nbs/12_scvi.ipynb #c103
 def batch_scores(
     Z,      # (n_cells, n_latent) latent
     batch,  # (n_cells,) batch of each cell
@@ -585,7 +593,7 @@ def batch_scores(
     return dict(mixing=(entropy(share(s))/entropy(np.bincount(s)/len(s))).mean(), silhouette=1 - np.mean(within),
         type_accuracy=(share(y).argmax(1) == y).mean(), nmi=found["nmi"], ari=found["ari"])
 
-# %% ../nbs/12_scvi.ipynb #c110
+# %% ../nbs/12_scvi.ipynb #c112
 @patch
 def _shares_of(self: SCVI, M, cells, rng):
     "Draws of rho, averaged over batches, for the numbered cells of `M`, 128 at a time."
@@ -594,7 +602,7 @@ def _shares_of(self: SCVI, M, cells, rng):
         rhos = [self.net_.decoder.share(h) for h in self._hidden(z, None, "all")]
         yield sum(rhos)/len(rhos)
 
-# %% ../nbs/12_scvi.ipynb #c111
+# %% ../nbs/12_scvi.ipynb #c113
 @patch
 def differential_expression(self: SCVI,
     X,                  # cells by genes, as for `fit`
@@ -626,7 +634,7 @@ def differential_expression(self: SCVI,
     out["is_de"] = out["expected_fdr"] <= fdr
     return out
 
-# %% ../nbs/12_scvi.ipynb #c112
+# %% ../nbs/12_scvi.ipynb #c114
 def _two_groups(n, one, two):
     "Cell numbers of two groups. Raises ValueError: an empty or overlapping group, masks of the wrong length."
     def numbers(g, name):

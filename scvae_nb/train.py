@@ -121,6 +121,11 @@ def load_checkpoint(
     return plain["history"]
 
 # %% ../nbs/03_train.ipynb #c018
+def _keep_freed():
+    "Free one block of nearly 32 MB: glibc then keeps freed gradients for the next step (see M_MMAP_THRESHOLD in mallopt(3)); elsewhere it does no harm."
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+# %% ../nbs/03_train.ipynb #c020
 def train(
     model,               # module: batch -> dict of terms with "loss"
     X,                   # (N, G) scipy CSR matrix or array
@@ -139,6 +144,7 @@ def train(
     schedule=None,       # function that makes a schedule of the learning rate for an optimiser (see torch.optim.lr_scheduler)
 ) -> dict:  # history: term -> list, one value per epoch; "sparse" is 1 where the rows were multiplied as sparse
     "Train with Adam. Ctrl-C stops after what is done; the model keeps what it has learnt."
+    _keep_freed()
     fabric = Fabric(accelerator=device, devices=1, precision=precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True, **(adam or {}))
     schedule = schedule and schedule(optimizer)

@@ -79,3 +79,9 @@ def test_full_disk_leaves_the_old_model_whole(tmp_path):
     assert 'could not be written' in told.stdout and 'make room' in told.stdout, told
     assert {p.name: p.read_bytes() for p in (tmp_path/'m').iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ['m']
+
+def test_models_do_not_import_scanpy():
+    "A second or two and 60 MB that only reading and preparing counts need"
+    code = "import sys, scvae_nb.vsc, scvae_nb.scvi, scvae_nb.actinn; print('scanpy' in sys.modules, 'numba' in sys.modules); scvae_nb.data.demo(); print('scanpy' in sys.modules)"
+    told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert told.stdout == 'False False\nTrue\n', told
