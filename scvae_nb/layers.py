@@ -17,7 +17,7 @@ class CSRBatch:
     "`b` cells by `G` genes as compressed sparse rows: tensors `indptr` (b+1), `indices` (nnz) and `data` (nnz)."
     def __init__(self, indptr, indices, data, shape):
         self.indptr, self.indices, self.data = indptr.to(indices.dtype), indices, data
-        self.shape, self._T = tuple(shape), None
+        self.shape, self._T, self._squares = tuple(shape), None, None
 
     def __len__(self): return self.shape[0]
 
@@ -68,6 +68,13 @@ def per_cell(
 ) -> torch.Tensor:  # (b,)
     "The sum of `values` over each cell."
     return torch.segment_reduce(values, "sum", offsets=X.indptr, initial=0)
+
+def _sum_of_squares(self):
+    "The squared length of each cell, (b,) (made once)."
+    if self._squares is None: self._squares = per_cell(self, self.data.square())
+    return self._squares
+
+CSRBatch.squares = property(_sum_of_squares)
 
 # %% ../nbs/01_layers.ipynb #c011
 def _take(self,

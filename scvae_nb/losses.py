@@ -9,17 +9,16 @@ __all__ = ['GATHER', 'squared_error', 'multiply_adds', 'prefer_sparse', 'step_ms
 # %% ../nbs/02_losses.ipynb #c002
 import math, statistics, time, torch
 import torch.nn.functional as F
-from .layers import CSRBatch, per_cell, row_sums, spmm
+from .layers import CSRBatch, row_sums, spmm
 
 # %% ../nbs/02_losses.ipynb #c007
 class _GramError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, W, X):                                        # (b, H), (G, H), CSRBatch (b, G)
         hWW, R = h @ (W.T @ W), row_sums(X, W)                        # (b, H), (b, H)
-        xx = per_cell(X, X.data.square())                             # (b,)
         ctx.X = X
         ctx.save_for_backward(h, W, hWW - R)
-        return ((h*(hWW - 2*R)).sum(1, dtype=torch.float64) + xx).to(h.dtype)  # large terms cancel: add them in float64
+        return ((h*(hWW - 2*R)).sum(1, dtype=torch.float64) + X.squares).to(h.dtype)  # large terms cancel: add them in float64
 
     @staticmethod
     def backward(ctx, g):                                             # (b,)
@@ -72,7 +71,7 @@ def step_ms(
     first, last = (torch.randn(X.shape[1], n).mul_(.01).requires_grad_() for n in (H, H + 1))
     spent = []
     for _ in range(repeats + 1):
-        if sparse: x._T = None                                                   # the transpose is part of the price
+        if sparse: x._T = x._squares = None                                      # they are part of the price
         first.grad = last.grad = None
         start = time.perf_counter()
         squared_error(x, F.pad(torch.relu(spmm(x, first)), (0, 1), value=1.), last).mean().backward()
