@@ -209,18 +209,24 @@ def inverse_transform(self: LatentModel,
 
 # %% ../nbs/04_ae.ipynb #c025
 @patch
-def score(self: LatentModel,
-    X,       # cells by genes, as for `fit`
-    y=None,  # ignored
-) -> float:  # nats per cell, higher is better
-    "Mean evidence lower bound of the cells."
+def _bound(self: LatentModel, X, n_draws=1, variance=.5):
+    "Evidence lower bound of each cell, (n_cells,), averaged over draws of the code; `variance` is that of the noise of a gene."
     check_is_fitted(self)
     M, constant = self._read(X)
     self._same_constant(constant)
     def elbo(x):
         error, kl = self.net_.errors(x)
-        return -error - (0 if kl is None else kl.sum(1))
-    with seeded(self.seed_, 2): return float(self._each(M, elbo).double().mean()) - M.shape[1]/2*math.log(math.pi)
+        return -error/(2*variance) - (0 if kl is None else kl.sum(1))
+    with seeded(self.seed_, 2): total = sum(self._each(M, elbo).double() for _ in range(n_draws))
+    return (total/n_draws).numpy() - M.shape[1]/2*math.log(2*math.pi*variance)
+
+@patch
+def score(self: LatentModel,
+    X,       # cells by genes, as for `fit`
+    y=None,  # ignored
+) -> float:  # nats per cell, higher is better
+    "Mean evidence lower bound of the cells."
+    return float(self._bound(X).mean())
 
 # %% ../nbs/04_ae.ipynb #c027
 class AENet(Net):

@@ -7,17 +7,14 @@ __all__ = ['START', 'MAX_FLOWS', 'invertible', 'planar_flows', 'undo_flows', 'st
            'fixed_draws', 'FlowVAE', 'flow_head']
 
 # %% ../nbs/11_flows.ipynb #c002
-import math
-import numpy as np, torch
+import math, torch
 from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from sklearn.utils._param_validation import Integral, Interval
-from sklearn.utils.validation import check_is_fitted
 from .layers import mlp
 from .losses import kl_normal
-from .train import seeded
 from .vae import BetaVAE, VAENet
 
 # %% ../nbs/11_flows.ipynb #c005
@@ -155,12 +152,5 @@ def bound(self: FlowVAE,
     variance=.5,  # of the noise of a gene; beta/2 makes it the bound that training raised
 ) -> np.ndarray:  # (n_cells,) nats
     "Evidence lower bound of each cell, averaged over draws; the mean for one draw and variance 1/2 is `score`. Raises ValueError as `transform`."
-    check_is_fitted(self)
     if n_draws < 1 or variance <= 0: raise ValueError(f"n_draws is {n_draws} and variance {variance}: at least one draw and a positive variance are needed")
-    M, constant = self._read(X)
-    self._same_constant(constant)
-    def elbo(x):
-        error, kl = self.net_.errors(x)                               # (b,), (b, L) or (b, 1)
-        return -error/(2*variance) - kl.sum(1)
-    with seeded(self.seed_, 2): draws = [self._each(M, elbo).double() for _ in range(n_draws)]
-    return (sum(draws)/n_draws).numpy() - M.shape[1]/2*math.log(2*math.pi*variance)
+    return self._bound(X, n_draws, variance)
