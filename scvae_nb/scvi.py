@@ -56,15 +56,14 @@ def _block(a, d, dr, ell, r, theta, i, j, x, rising, slope):
     u = 1 + t.take(at)
     counts = rising + x*(a.take(at) - (log_sum - ell)[i] - r[j] - u.log())  # log NB(x) - log NB(0)
     m.div_(t.add_(1))                                                  # theta mu / (theta + mu)
-    if d is None: ll, w = -n.sum(1), None
+    if d is None: ll, minus_v = -n.sum(1), -1.
     else:
         counts -= n.take(at) + F.softplus(d.take(at))
-        ll, w = _zeros(n, d, at, t, dr is not None)
+        ll, minus_v = _zeros(n, d, at, t, dr is not None)
     ll.index_add_(0, i, counts)
     if dr is None: return ll, ll
-    torch.sub(m, n, out=dr)
-    D = m.neg_()
-    if d is not None: dr.mul_(w), D.mul_(w)
+    torch.sub(n, m, out=dr).mul_(minus_v)
+    D = m.mul_(minus_v)
     k = x/u
     D.view(-1).index_add_(0, at, k), dr.view(-1).index_add_(0, at, slope - k)
     dell = D.sum(1)
@@ -73,15 +72,15 @@ def _block(a, d, dr, ell, r, theta, i, j, x, rising, slope):
 
 # %% ../nbs/12_scvi.ipynb #c017
 def _zeros(n, d, at, spare, slopes):
-    "Sum over the zeros of log p(0), p(0) = pi + (1 - pi) NB(0), and how much of p(0) is NB's (1 at the counts). The slope replaces `d`."
+    "Sum over the zeros of log p(0), p(0) = pi + (1 - pi) NB(0), and minus how much of p(0) is NB's (-1 at the counts). The slope replaces `d`."
     pi, p0 = torch.sigmoid(d), torch.neg(n).exp_()
-    p0.addcmul_(pi, p0, value=-1).add_(pi).clamp_min_(torch.finfo(n.dtype).tiny)
+    p0.lerp_(p0.new_ones(()), pi).clamp_min_(torch.finfo(n.dtype).tiny)
     log_p0 = torch.log(p0, out=spare)
     log_p0.view(-1)[at] = 0
     w = torch.div(pi, p0, out=p0)                                      # how much of it is dropout
     w.view(-1)[at] = 0
     if slopes: torch.sub(w, pi, out=d)
-    return log_p0.sum(1), w.neg_().add_(1)
+    return log_p0.sum(1), w.sub_(1)
 
 # %% ../nbs/12_scvi.ipynb #c019
 class _Counts(torch.autograd.Function):
