@@ -1,5 +1,6 @@
 """`make bench`: every comparison in alternation, each run in a process of its own; writes bench.csv, counts.csv, growth.csv and bench.html."""
 import argparse, json, os, platform, subprocess, sys, time
+SHELL = dict(os.environ)                                                          # before any import below can change it: contenders start as from a shell
 from pathlib import Path
 import anndata as ad, numpy as np, pandas as pd, scipy.sparse as sp, torch
 from scvae_nb.data import log_normalize, pbmc3k, quality_control
@@ -12,7 +13,7 @@ def contend(who, path, python=sys.executable, **options):
     "One run of `contender.py`, as a dict; the machine is left alone for a moment before it."
     args = [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in options.items()]
     time.sleep(1)
-    done = subprocess.run([python, HERE/"contender.py", who, path, *args], capture_output=True, text=True)
+    done = subprocess.run([python, HERE/"contender.py", who, path, *args], capture_output=True, text=True, env=SHELL)
     if done.returncode: raise SystemExit(f"bench: {who} failed on {path}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -7,9 +7,7 @@ __all__ = ['SITE', 'CSS', 'KINDS', 'COMMANDS', 'cite', 'references', 'to_html', 
            'number_labels', 'page', 'report', 'read_cells', 'train', 'embed', 'main']
 
 # %% ../nbs/09_cli.ipynb #c002
-import os
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait must not starve others on a busy machine
-import html, re, shutil, sys, tempfile, warnings
+import html, os, re, shutil, sys, tempfile, warnings
 from functools import partial
 from pathlib import Path
 import anndata as ad, nbformat, numpy as np, pandas as pd, scvae_nb

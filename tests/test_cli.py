@@ -80,3 +80,8 @@ def test_other_genes_are_named(tmp_path):
     cells[:, 1:].copy().write_h5ad(tmp_path/'less.h5ad')
     done = cli('embed', tmp_path/'less.h5ad', '--model', tmp_path/'run', '--out', tmp_path/'x.h5ad')
     assert done.returncode == 1 and f'missing: {cells.var_names[0]}' in done.stderr and not (tmp_path/'x.h5ad').exists()
+
+def test_import_leaves_threads_alone():
+    "What OpenMP was told, or not told, is the caller's; a passive wait alone made an epoch twice as slow"
+    code = "import os; before = dict(os.environ); import scvae_nb.cli; print([k for k in os.environ if k.startswith(('OMP', 'MKL', 'OPENBLAS')) and os.environ[k] != before.get(k)])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '[]\n'
