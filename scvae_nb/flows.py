@@ -7,7 +7,7 @@ __all__ = ['START', 'MAX_FLOWS', 'invertible', 'planar_flows', 'undo_flows', 'st
            'fixed_draws', 'FlowVAE', 'flow_head']
 
 # %% ../nbs/11_flows.ipynb #c002
-import math, torch
+import math, numpy as np, torch
 from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import patch
