@@ -144,8 +144,7 @@ def train(
     schedule=None,       # function that makes a schedule of the learning rate for an optimiser (see torch.optim.lr_scheduler)
 ) -> dict:  # history: term -> list, one value per epoch; "sparse" is 1 where the rows were multiplied as sparse
     "Train with Adam. Ctrl-C stops after what is done; the model keeps what it has learnt."
-    _keep_freed()
-    fabric = Fabric(accelerator=device, devices=1, precision=precision)
+    _keep_freed(); fabric = Fabric(accelerator=device, devices=1, precision=precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True, **(adam or {}))
     schedule = schedule and schedule(optimizer)
     wrapped, optimizer = fabric.setup(model, optimizer)
