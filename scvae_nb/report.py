@@ -133,7 +133,7 @@ def on_all_cores(
     "Each call in a process with one thread, as many at a time as there are cores; one after the other beside a GPU."
     calls = list(calls)
     n_jobs = 1 if torch.cuda.is_available() else min(joblib.cpu_count(), len(calls))
-    with joblib.parallel_config("loky", n_jobs=n_jobs, inner_max_num_threads=1):
+    with joblib.parallel_config("loky", n_jobs=n_jobs, inner_max_num_threads=1, idle_worker_timeout=5):  # seconds; whoever exits waits for idle workers
         return list(tqdm(joblib.Parallel(max_nbytes=None, return_as="generator")(calls), total=len(calls), leave=False))
 
 def trials(

@@ -85,3 +85,19 @@ def test_import_leaves_threads_alone():
     "What OpenMP was told, or not told, is the caller's; a passive wait alone made an epoch twice as slow"
     code = "import os; before = dict(os.environ); import scvae_nb.cli; print([k for k in os.environ if k.startswith(('OMP', 'MKL', 'OPENBLAS')) and os.environ[k] != before.get(k)])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '[]\n'
+
+FITS = """
+import multiprocessing as mp, time
+from joblib import delayed
+def fits():
+    from scvae_nb.report import on_all_cores
+    on_all_cores(delayed(time.sleep)(3) for _ in range(2))   # long enough for both workers to be there
+if __name__ == '__main__':
+    p = mp.get_context('fork').Process(target=fits)
+    p.start(); p.join(120)
+    print('still there' if p.is_alive() else p.exitcode); p.terminate()
+"""
+def test_a_process_that_used_all_cores_can_end(tmp_path):
+    "As nbdev_test's do: idle workers once held their parent for five minutes."
+    (tmp_path/"fits.py").write_text(FITS)
+    assert subprocess.run([sys.executable, tmp_path/"fits.py"], capture_output=True, text=True, timeout=300).stdout == "0\n"
