@@ -22,8 +22,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
 from .data import check_log, check_matrix
-from .layers import Decoder, Encoder
-from .losses import beta_loss, prefer_sparse, squared_error
+from .layers import Decoder, Encoder, cells_per_gene, hybrid
+from .losses import GATHER, beta_loss, prefer_sparse, squared_error
 from .train import batches, seeded, train
 
 # %% ../nbs/04_ae.ipynb #c005
@@ -136,9 +136,13 @@ def _train_settings(self: LatentModel): return {}  # what a model tells `train` 
 def _is_sparse(self: LatentModel, M):
     "Whether to multiply `M` by what is there: as told, or as the cost model says."
     if self.arithmetic != "auto": return self.arithmetic == "sparse"
-    stored, (G, H) = M.nnz if sp.issparse(M) else np.count_nonzero(M), self.net_.decoder.weight.shape
-    device = "cuda" if self.device in ("cuda", "gpu") or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
-    return prefer_sparse(min(self.batch_size, M.shape[0]), G, H, stored/np.prod(M.shape, dtype=float), device)
+    return prefer_sparse(min(self.batch_size, M.shape[0]), *self.net_.decoder.weight.shape, cells_per_gene(M)/M.shape[0], self._kind())
+
+@patch
+def _kind(self: LatentModel): return "cuda" if self.device in ("cuda", "gpu") or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
+
+@patch
+def _as_sparse(self: LatentModel, M): return hybrid(sp.csr_matrix(M), 1/GATHER[self._kind()])  # genes cheaper as dense columns are kept as such
 
 # %% ../nbs/04_ae.ipynb #c018
 @patch
@@ -156,7 +160,7 @@ def fit(self: LatentModel,
     start = torch.as_tensor(np.asarray(M.mean(0)).ravel(), dtype=dtype) + (0 if shift is None else shift)
     with seeded(self.seed_): self.net_ = self._build(M.shape[1], start, shift).to(dtype)
     precision, sparse, run = "64-true" if dtype == torch.float64 else self.precision, self._is_sparse(M), self._run(M)
-    if sparse: M = sp.csr_matrix(M)
+    if sparse: M = self._as_sparse(M)
     self.history_ = train(self.net_, M, self.max_epochs, self.batch_size, self.lr, self.seed_, self.device, precision,
         checkpoint, run=run, progress=self.progress, dense=not sparse, **self._train_settings())
     self.net_.to("cpu").eval()

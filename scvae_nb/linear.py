@@ -72,7 +72,9 @@ class LinearEncoder(nn.Module):
 
 def _weigh(x, r):
     "Each gene of a batch times its `r` (G,)."
-    return CSRBatch(x.indptr, x.indices, x.data*r[x.indices], x.shape) if isinstance(x, CSRBatch) else x*r
+    if not isinstance(x, CSRBatch): return x*r
+    apart = () if x.block is None else (x.common, x.block*r[x.common])
+    return CSRBatch(x.indptr, x.indices, x.data*r[x.indices], x.shape, *apart)
 
 # %% ../nbs/10_linear.ipynb #c019
 class LinearNet(VAENet):

@@ -7,9 +7,10 @@ __all__ = ['GATHER', 'squared_error', 'multiply_adds', 'prefer_sparse', 'step_ms
            'beta_loss']
 
 # %% ../nbs/02_losses.ipynb #c002
-import math, statistics, time, torch
+import math, statistics, time
+import numpy as np, torch
 import torch.nn.functional as F
-from .layers import CSRBatch, row_sums, spmm
+from .layers import CSRBatch, column_sums, row_sums, spmm
 
 # %% ../nbs/02_losses.ipynb #c007
 class _GramError(torch.autograd.Function):
@@ -25,7 +26,7 @@ class _GramError(torch.autograd.Function):
         h, W, dh = ctx.saved_tensors
         gh = g[:, None]*h
         hgh = (h.double().T @ gh.double()).to(h.dtype)                # (H, H), small: float64 costs nothing here and keeps two digits
-        dW = row_sums(ctx.X.T, gh).addmm_(W, hgh, beta=-2, alpha=2)
+        dW = column_sums(ctx.X, gh).addmm_(W, hgh, beta=-2, alpha=2)
         return 2*g[:, None]*dh, dW, None
 
 # %% ../nbs/02_losses.ipynb #c009
@@ -48,11 +49,12 @@ def multiply_adds(
     b,        # cells per batch
     G,        # genes
     H,        # hidden units of the first and of the last layer
-    density,  # share of the values that are stored
+    density,  # share of the cells that store a gene: one number, or one for each gene (G,)
     gather=GATHER["cpu"],  # cost of a gathered multiply-add, in those of a matrix product
 ) -> dict:  # dense, sparse: multiply-adds of a training step
     "What the large layers cost either way; the small ones between them are the same for both."
-    return dict(dense=5*b*G*H, sparse=4*gather*density*b*G*H + 2*G*H**2)
+    genes = np.broadcast_to(np.minimum(1, gather*np.asarray(density)), G).sum()    # as if there were so many, and all were dense
+    return dict(dense=5*b*G*H, sparse=4*b*genes*H + 2*G*H**2)
 
 def prefer_sparse(b, G, H, density, device="cpu") -> bool:
     "Whether a step is expected to be cheaper by sparse products. See `multiply_adds`."

@@ -383,6 +383,9 @@ def _build(self: SCVI, n_genes, start=None, shift=None):
 @patch
 def _train_settings(self: SCVI): return dict(adam=dict(eps=self.eps, weight_decay=self.weight_decay))
 
+@patch
+def _as_sparse(self: SCVI, M): return sp.csr_matrix(M)                  # the likelihood wants every count where it is
+
 # %% ../nbs/12_scvi.ipynb #c061
 @patch
 def get_extra_state(self: CountNet):

@@ -12,11 +12,12 @@ import numpy as np, scipy.sparse as sp, torch
 from torch import nn
 from tqdm.auto import tqdm
 from lightning_fabric import Fabric
-from .layers import CSRBatch
+from .layers import CSRBatch, Hybrid
 
 # %% ../nbs/03_train.ipynb #c005
 def resident(X, dtype=torch.float32, device="cpu"):
-    "All of a scipy matrix or array as a `CSRBatch` or tensor on a device."
+    "All of a scipy matrix, `Hybrid` or array as a `CSRBatch` or tensor on a device."
+    if isinstance(X, Hybrid): return X.batch(dtype, device)
     return CSRBatch.from_scipy(X, dtype, device) if sp.issparse(X) else torch.as_tensor(X, dtype=dtype, device=device)
 
 def _cutter(X, order, dtype, device):
@@ -28,7 +29,7 @@ def _cutter(X, order, dtype, device):
     return lambda i, j: X.take(rows[i:j], int(sizes[i:j].sum()))
 
 def batches(
-    X,                    # (N, G) scipy CSR matrix or array, or what `resident` makes of it
+    X,                    # (N, G) scipy CSR matrix, `Hybrid` or array, or what `resident` makes of it
     batch_size,           # cells per batch
     order=None,           # (N,) cell numbers; None: as they come
     dtype=torch.float32,  # of the values
@@ -128,7 +129,7 @@ def _keep_freed():
 # %% ../nbs/03_train.ipynb #c020
 def train(
     model,               # module: batch -> dict of terms with "loss"
-    X,                   # (N, G) scipy CSR matrix or array
+    X,                   # (N, G) scipy CSR matrix, `Hybrid` or array
     max_epochs=200,      # passes over the data
     batch_size=256,      # cells
     lr=1e-3,             # of Adam
@@ -151,7 +152,7 @@ def train(
     state, history, run = dict(model=wrapped, optimizer=optimizer) | (dict(schedule=schedule) if schedule else {}), {}, run or {}
     if checkpoint and Path(checkpoint).exists(): history = load_checkpoint(checkpoint, fabric, state, run)
     done = len(history.get("loss", []))
-    dtype, way, whole = next(model.parameters()).dtype, dict(sparse=float(sp.issparse(X) and not dense)), batch_size >= X.shape[0]
+    dtype, way, whole = next(model.parameters()).dtype, dict(sparse=float(not isinstance(X, np.ndarray) and not dense)), batch_size >= X.shape[0]
     if whole or fabric.device.type == "cuda": X = resident(X, dtype, fabric.device)
     bar = tqdm(range(done, max_epochs), initial=done, total=max_epochs, disable=not progress, desc="epoch", leave=False)
     try:
