@@ -1,5 +1,5 @@
 """`make bench`: every comparison in alternation, each run in a process of its own; writes bench.csv, counts.csv, growth.csv and bench.html."""
-import argparse, json, os, platform, subprocess, sys, time
+import argparse, itertools, json, os, platform, subprocess, sys, time
 SHELL = dict(os.environ)                                                          # before any import below can change it: contenders start as from a shell
 from pathlib import Path
 import anndata as ad, numpy as np, pandas as pd, scipy.sparse as sp, torch
@@ -60,14 +60,14 @@ def compare(path, batch_sizes, rounds, epochs, scvi):
     return pd.DataFrame(rows)
 
 
-def compare_counts(path, seeds, epochs, scvi, batch_size=128):
+def compare_counts(path, batch_sizes, seeds, epochs, scvi):
     "The same count model twice, ours and that of scvi-tools: time, memory, and the bound on cells held out. One round for each seed."
     rows = []
-    for seed in range(seeds):
+    for b, seed in itertools.product(batch_sizes, range(seeds)):
         for who in ("counts", *(["scvi"] if scvi else [])):
-            got = contend(who, path, scvi if who == "scvi" else sys.executable, batch_size=batch_size, epochs=epochs, seed=seed, held=True)
+            got = contend(who, path, scvi if who == "scvi" else sys.executable, batch_size=b, epochs=epochs, seed=seed, held=True)
             rows.append(got | dict(round=seed, epochs=epochs, epoch_s=float(np.median(got.pop("seconds")))))
-            print(f"counts  seed {seed}  {who:6} {rows[-1]['epoch_s']:8.3f} s per epoch, {got['peak_mb']:6.0f} MB, {got['elbo']:.1f} nats per held-out cell", flush=True)
+            print(f"counts  batch {b:5}  seed {seed}  {who:6} {rows[-1]['epoch_s']:8.3f} s per epoch, {got['peak_mb']:6.0f} MB, {got['elbo']:.1f} nats per held-out cell", flush=True)
     return pd.DataFrame(rows)
 
 
@@ -111,7 +111,7 @@ def main():
     rate = matrix_rate()
     table = compare(path, batch_sizes, a.rounds, epochs, a.scvi)
     ad.AnnData(cells.layers["counts"], obs=cells.obs, var=cells.var).write_h5ad(path)   # no logarithms: neither model of counts asks for them
-    counted = compare_counts(path, a.rounds, 2 if a.tiny else 20, a.scvi)
+    counted = compare_counts(path, [64] if a.tiny else [128, 1024], a.rounds, 2 if a.tiny else 20, a.scvi)
     rate = max(rate, matrix_rate())                                                # before and after: the machine may have been slowed by others
     table["limit_s"] = [multiplications(cells.X, b)/rate for b in table.batch_size]
     grown = grow(a.out, [(n*k, .06) for k in ((1, 2) if a.tiny else (1, 4, 16, 64))] + ([] if a.tiny else [(n, d) for d in (.02, .2)]), G, 1)
