@@ -10,6 +10,7 @@ __all__ = ['CSRBatch', 'per_cell', 'Hybrid', 'cells_per_gene', 'hybrid', 'row_su
 import math, warnings
 from dataclasses import dataclass
 import numpy as np, scipy.sparse as sp, torch
+from sklearn.utils.sparsefuncs import count_nonzero
 from torch import nn
 import torch.nn.functional as F
 
@@ -114,9 +115,7 @@ def cells_per_gene(
     X,  # scipy CSR matrix or array (N, G)
 ) -> np.ndarray:  # (G,)
     "In how many cells each gene is stored."
-    if not sp.issparse(X): return np.count_nonzero(X, axis=0)
-    parts = (X.indices[i:i + 2**24] for i in range(0, max(X.nnz, 1), 2**24))      # bincount copies what it counts
-    return sum(np.bincount(p, minlength=X.shape[1]) for p in parts)
+    return count_nonzero(X, axis=0) if sp.issparse(X) else np.count_nonzero(X, axis=0)
 
 def hybrid(
     X,      # scipy CSR matrix (N, G)

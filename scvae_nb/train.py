@@ -152,7 +152,7 @@ def train(
     state, history, run = dict(model=wrapped, optimizer=optimizer) | (dict(schedule=schedule) if schedule else {}), {}, run or {}
     if checkpoint and Path(checkpoint).exists(): history = load_checkpoint(checkpoint, fabric, state, run)
     done = len(history.get("loss", []))
-    dtype, way, whole = next(model.parameters()).dtype, dict(sparse=float(not isinstance(X, np.ndarray) and not dense)), batch_size >= X.shape[0]
+    dtype, way, whole = next(model.parameters()).dtype, dict(sparse=float(not isinstance(X, (np.ndarray, torch.Tensor)) and not dense)), batch_size >= X.shape[0]
     if whole or fabric.device.type == "cuda": X = resident(X, dtype, fabric.device)
     bar = tqdm(range(done, max_epochs), initial=done, total=max_epochs, disable=not progress, desc="epoch", leave=False)
     try:
