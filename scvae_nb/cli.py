@@ -20,9 +20,6 @@ from pybtex.database import parse_file
 from pybtex.plugin import find_plugin
 from pybtex.richtext import Text
 from .data import DataError, demo, load, log_normalize, pbmc3k
-from .ae import DeepAE, LatentModel
-from .vae import BetaVAE
-from .vsc import BetaVSC
 from .evaluate import write_aside
 
 # %% ../nbs/09_cli.ipynb #c005
@@ -167,7 +164,14 @@ def report(
     print(f"The report is in {out/'report.html'}")
 
 # %% ../nbs/09_cli.ipynb #c019
-KINDS = dict(ae=DeepAE, vae=BetaVAE, vsc=BetaVSC)
+KINDS = ("ae", "vae", "vsc")
+
+def _models():
+    "The class of each kind."
+    from scvae_nb.ae import DeepAE
+    from scvae_nb.vae import BetaVAE
+    from scvae_nb.vsc import BetaVSC
+    return dict(zip(KINDS, (DeepAE, BetaVAE, BetaVSC), strict=True))
 
 def read_cells(data) -> ad.AnnData:
     "demo, pbmc3k, or a file; counts are log-normalised, log values taken as they are."
@@ -191,7 +195,7 @@ def train(
     out, aside = _aside(out)
     try:
         cells = read_cells(data)
-        est = KINDS[model](n_latent=n_latent, max_epochs=max_epochs, batch_size=batch_size, lr=lr, random_state=seed, **({} if model == "ae" else dict(beta=beta)))
+        est = _models()[model](n_latent=n_latent, max_epochs=max_epochs, batch_size=batch_size, lr=lr, random_state=seed, **({} if model == "ae" else dict(beta=beta)))
         replaced = (out/"model").exists() and not (out/"checkpoint").exists()
         est.fit(cells, checkpoint=out/"checkpoint")
         names = [f"latent_{j+1}" for j in range(n_latent)]
@@ -211,9 +215,11 @@ def embed(
 ):
     "Encode cells with a trained model, into obsm."
     folder, out = Path(model).expanduser(), Path(out).expanduser().absolute()
+    kinds = {v: k for k, v in _models().items()}
+    from scvae_nb.ae import LatentModel
     est = LatentModel.load(folder/"model" if (folder/"model").is_dir() else folder)
     cells = read_cells(data)
-    key = f"X_{ {v: k for k, v in KINDS.items()}[type(est)] }"
+    key = f"X_{kinds[type(est)]}"
     cells.obsm[key] = est.transform(cells)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.tmp")

@@ -83,7 +83,7 @@ def tsne(
     kw = dict(perplexity=perplexity, random_state=random_state, n_jobs=1)
     with threadpool_limits(1):
         start = openTSNE.initialization.pca(Z, n_components, random_state=random_state)
-        if n_components == 3: return TSNE(3, init=start.astype("float32"), max_iter=500, **kw).fit_transform(Z)
+        if n_components == 3: return TSNE(3, init=start.astype("float32"), max_iter=500, angle=.8, **kw).fit_transform(Z)
         return np.array(openTSNE.TSNE(2, initialization=start, neighbors="exact", **kw).fit(Z))
 
 # %% ../nbs/07_evaluate.ipynb #c020

@@ -213,7 +213,7 @@ class Encoder(nn.Module):
 
 # %% ../nbs/01_layers.ipynb #c038
 class Decoder(nn.Module):
-    "Latent -> hidden units, the last of them always one; the reconstruction is `h @ weight.T`, the last column of `weight` its bias."
+    "Latent -> hidden units, zeros that fill up to a multiple of eight, and a one; the reconstruction is `h @ weight.T`, the last column of `weight` its bias."
     def __init__(self,
         n_latent,    # numbers of a code
         hidden,      # widths from the code outward: (16, 32, 128); () for a linear decoder
@@ -223,12 +223,13 @@ class Decoder(nn.Module):
         super().__init__()
         widths = (n_latent, *hidden)
         self.stack, out = mlp(widths), nn.Linear(widths[-1], n_genes)
-        bias = out.bias if start is None else start
-        self.weight = nn.Parameter(torch.cat([out.weight, bias[:, None]], 1).detach())  # (G, H+1)
+        self.n_zeros = -(widths[-1] + 1) % 8 if hidden else 0                           # 128 units, 7 zeros and a one
+        bias, zeros = out.bias if start is None else start, out.weight.new_zeros(n_genes, self.n_zeros)
+        self.weight = nn.Parameter(torch.cat([out.weight, zeros, bias[:, None]], 1).detach())  # (G, H)
 
-    def forward(self, z): return F.pad(self.stack(z), (0, 1), value=1.)  # (b, H+1)
+    def forward(self, z): return F.pad(F.pad(self.stack(z), (0, self.n_zeros)), (0, 1), value=1.)  # (b, H)
 
-    def reconstruct(self, z): return self(z) @ self.weight.T             # (b, G)
+    def reconstruct(self, z): return self(z) @ self.weight.T                            # (b, G)
 
 # %% ../nbs/01_layers.ipynb #c041
 def reparametrise(

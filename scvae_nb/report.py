@@ -10,6 +10,7 @@ __all__ = ['MODELS', 'TITLES', 'SCORES', 'PUBLISHED', 'WIDE', 'VARIANTS', 'read_
 
 # %% ../nbs/08_report.ipynb #c002
 import time, warnings
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 import joblib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -21,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 from .data import *
-from .layers import CSRBatch, reparametrise
+from .layers import CSRBatch, Decoder, reparametrise
 from .losses import kl_normal, squared_error
 from .train import batches, seeded
 from .ae import DeepAE
@@ -132,7 +133,7 @@ def on_all_cores(
 ) -> list:  # what they return, in their order
     "Each call in a process with one thread, as many at a time as there are cores; one after the other beside a GPU."
     calls = list(calls)
-    n_jobs = 1 if torch.cuda.is_available() else min(joblib.cpu_count(), len(calls))
+    n_jobs = 1 if torch.cuda.is_available() else min(joblib.cpu_count(), max(2, len(calls)))   # one call too: in this process it would take all threads, and round otherwise
     with joblib.parallel_config("loky", n_jobs=n_jobs, inner_max_num_threads=1, idle_worker_timeout=5):  # seconds; whoever exits waits for idle workers
         return list(tqdm(joblib.Parallel(max_nbytes=None, return_as="generator")(calls), total=len(calls), leave=False))
 
@@ -248,7 +249,7 @@ def explained(run, adata) -> float:
         h, W = np.insert(run.Z, e.n_components_, 1, axis=1), np.vstack([e.components_, e.mean_]).T   # (N, L+1), (G, L+1)
     else:
         d = run.estimator.net_.decoder
-        with torch.no_grad(): h, W = d(torch.as_tensor(run.Z)), d.weight.detach()                    # (N, H+1), (G, H+1)
+        with torch.no_grad(): h, W = d(torch.as_tensor(run.Z)), d.weight.detach()                    # (N, H), (G, H)
     errors = squared_error(CSRBatch.from_scipy(adata.X, torch.float64), torch.as_tensor(h).double(), torch.as_tensor(W).double())
     return 1 - float(errors.sum() / (adata.X.power(2).sum() - adata.n_obs*np.square(adata.X.mean(0)).sum()))
 
@@ -262,18 +263,20 @@ def _log_weights(net, x, mu, lv):
 def bounds(
     vae,           # fitted BetaVAE
     adata,         # cells, the fewer the faster
-    n_draws=500,   # importance samples per cell
+    n_draws=500,   # importance samples per cell, made twenty at a time
     n_steps=300,   # of refining each cell's posterior
 ) -> dict:  # nats per cell: elbo, refined, evidence (a constant is left out of all three)
     "The bound with the encoder's posterior, with a refined diagonal Gaussian, and an importance-weighted estimate of (on average a lower bound on) the log-evidence (Burda et al. 2016)."
-    x, net = CSRBatch.from_scipy(vae._read(adata)[0]), vae.net_
-    mu, s = (h.detach() for h in net.encoder(x)); lv = net.log_variance(s)
-    mean = lambda m, v: float(torch.stack([_log_weights(net, x, m, v) for _ in range(n_draws)]).double().mean())
+    x, net = CSRBatch.from_scipy(vae._read(adata)[0]), deepcopy(vae.net_).requires_grad_(False)
+    mu, s = net.encoder(x); lv = net.log_variance(s)
+    copies = x.take(torch.arange(len(x)).repeat(20))
+    def draws(mu, lv):                                                     # (n_draws, b); twenty at a time share a Gram matrix
+        mu, lv = mu.repeat(20, 1), lv.repeat(20, 1)
+        return torch.cat([_log_weights(net, copies, mu, lv).view(20, -1) for _ in range(0, n_draws, 20)]).double()
     with seeded(0):
-        with torch.no_grad(): elbo = mean(mu, lv)
-        mu, lv = mu.clone().requires_grad_(), lv.clone().requires_grad_()
+        elbo = draws(mu, lv).mean()
+        mu, lv = mu.requires_grad_(), lv.requires_grad_()
         opt = torch.optim.Adam([mu, lv], lr=.02)
-        for _ in range(n_steps): opt.zero_grad(); (-_log_weights(net, x, mu, lv).sum()).backward(inputs=[mu, lv]); opt.step()
-        with torch.no_grad():
-            w = torch.stack([_log_weights(net, x, mu, lv) for _ in range(n_draws)]).double()   # (n_draws, b)
-    return dict(elbo=elbo, refined=float(w.mean()), evidence=float((w.logsumexp(0) - np.log(n_draws)).mean()))
+        for _ in range(n_steps): opt.zero_grad(); (-_log_weights(net, x, mu, lv).sum()).backward(); opt.step()
+        w = draws(mu.detach(), lv.detach())
+    return dict(elbo=float(elbo), refined=float(w.mean()), evidence=float((w.logsumexp(0) - np.log(len(w))).mean()))

@@ -40,6 +40,7 @@ def test_weights_after_twenty_steps(Model, dtype, tol, layer):
     sparse, dense = fit('sparse'), fit('dense')
     assert sparse.history_['sparse'] == [1.]*5 and dense.history_['sparse'] == [0.]*5
     np.testing.assert_allclose(sparse.history_['loss'], dense.history_['loss'], rtol=tol)
+    for m in (sparse, dense): assert m.net_.decoder.weight[:, 128:-1].shape[1] == 7 and not m.net_.decoder.weight[:, 128:-1].any()   # filled up with zeros, and still
     weights = lambda m: torch.nn.utils.parameters_to_vector(m.net_.parameters())
     assert gap(weights(sparse), weights(dense)) < tol                                # of all weights as one vector: Adam makes much of a slope that is nearly zero
 
