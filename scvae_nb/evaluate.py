@@ -478,7 +478,7 @@ def plot_latent(
         ax.axvline(0, color="#BBBBBB", lw=.8, zorder=0)
         ax.set(title=_z(j), ylim=(len(groups) - .4, -.6))
         ax.set_yticks(range(len(groups)), [t for t, *_ in groups])
-        ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False); ax.locator_params(axis="x", nbins=2)
+        ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False); ax.locator_params(axis="x", nbins=2); ax.tick_params(axis="x", labelsize=8)
     fig.supxlabel("value of the latent feature", size=10.5)
     if title: fig.suptitle(title, weight="bold", x=.01, ha="left")
     return fig
@@ -521,9 +521,11 @@ def plot_gene_effects(
     for j, (e, ax) in enumerate(zip(effects, axs.flat)):
         top = np.argsort(-np.abs(e), kind="stable")[:n_top]
         top = top[np.argsort(-e[top], kind="stable")]                 # strongest up first, strongest down last
+        top = top[e[top] != 0]                                        # a feature that is not in use names no gene
         ax.barh(range(len(top)), e[top], height=.75, color=np.where(e[top] > 0, SPARE[0], COLOURS["FCGR3A+ Mono"]))
-        ax.set(title=_z(j), yticks=range(len(top)), yticklabels=genes[top], ylim=(len(top) - .4, -.6))
-        ax.axvline(0, color="#666666", lw=.8); ax.spines["left"].set_visible(False)
+        ax.set(title=_z(j), yticks=range(len(top)), yticklabels=genes[top], ylim=(min(n_top, len(e)) - .4, -.6))
+        if not len(top): ax.text(.5, .5, "moves no gene", transform=ax.transAxes, ha="center", va="center", color="#666666")
+        ax.axvline(0, color="#666666" if len(top) else "none", lw=.8); ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0, labelsize=9); plt.setp(ax.get_yticklabels(), style="italic")
     _lowest(axs, n, label)
     return fig
