@@ -47,7 +47,8 @@ def test_loss_that_becomes_nan():
 def cli(*args, **kw): return [sys.executable, '-m', 'scvae_nb', *map(str, args)]
 
 def start(folder, *extra):
-    return subprocess.Popen(cli('train', 'demo', '--model', 'vsc', '--out', folder, '--max_epochs', 120, '--batch_size', 100, *extra), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(cli('train', 'demo', '--model', 'vsc', '--out', folder, '--max_epochs', 120, '--batch_size', 100, *extra), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))                  # a process started in the background would ignore Ctrl-C
 
 def test_killed_run_resumes_with_the_same_history(tmp_path):
     whole = start(tmp_path/'whole'); assert whole.wait(300) == 0, whole.stderr.read()
