@@ -22,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 from .data import *
-from .layers import CSRBatch, Decoder, reparametrise
+from .layers import CSRBatch, reparametrise
 from .losses import kl_normal, squared_error
 from .train import batches, seeded
 from .ae import DeepAE
