@@ -25,7 +25,7 @@ def test_notebooks_and_package(project):
 def test_readme(project): assert changed(project, README) == [], 'run `make readme`, and commit README.md'
 
 def test_a_change_would_be_seen(project):
-    p = next(p for p in sorted((project/'nbs').glob('0*.ipynb')) if '#| export' in p.read_text())
+    p = next(p for p in sorted((project/'nbs').glob('[0-9]*.ipynb')) if '#| export' in p.read_text())
     nb = nbformat.read(p, 4)
     next(c for c in nb.cells if c.source.startswith('#| export')).source += '\nplanted = 1'
     nb.cells[-1].execution_count = 7
@@ -38,7 +38,7 @@ def test_a_change_would_be_seen(project):
 
 def test_links():
     "The package's data files and the site's settings are each kept in one place"
-    for link, to in [('scvae_nb/report.ipynb', 'nbs/08_report.ipynb'), ('scvae_nb/references.bib', 'nbs/references.bib'),
+    for link, to in [('scvae_nb/report.ipynb', 'nbs/24_report.ipynb'), ('scvae_nb/references.bib', 'nbs/references.bib'),
                      ('nbs/_quarto.yml', '_quarto.yml')]:
         assert (ROOT/link).is_symlink() and (ROOT/link).resolve() == (ROOT/to).resolve(), link
         assert (ROOT/to).is_file(), to

@@ -178,7 +178,10 @@ def test_every_reference_can_be_formatted():
 
 # ---- the site's settings
 
-def sidebar(quarto): return [f for s in quarto['website']['sidebar']['contents'] for f in s['contents']]
+def sidebar(quarto):
+    "Its pages: single ones, and those of each section"
+    entries = quarto['website']['sidebar']['contents']
+    return [page for e in entries for page in ([e] if isinstance(e, str) else e['contents'])]
 
 def site(quarto, names):
     side = sidebar(quarto)
@@ -265,7 +268,7 @@ def test_a_good_notebook(check): assert check(notebook(*GOOD)) == []
     (figures, '![](styles.css)', 'image styles.css has no alternative text'),
     (figures, '<img src="styles.css">', 'an <img> has no alternative text'),
     (links, '[there](nowhere.ipynb)', 'nowhere.ipynb leads nowhere'),
-    (links, '[there](00_data.html)', '00_data.html leads nowhere'),
+    (links, '[there](02_data.html)', '02_data.html leads nowhere'),
     (links, '[there](../setup.py)', '../setup.py leads nowhere'),
     (links, '[there](nowhere.png "a title")', 'nowhere.png leads nowhere'),
     (links, '<a href="nowhere.html">there</a>', 'nowhere.html leads nowhere'),

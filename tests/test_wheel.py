@@ -28,7 +28,7 @@ def env(wheel, tmp_path_factory):
     run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', d, wheel)
     return os.environ | {'PYTHONPATH': str(d), 'PATH': f"{d/'bin'}{os.pathsep}{os.environ['PATH']}"}
 
-@pytest.mark.parametrize('name, source', [('report.ipynb', '08_report.ipynb'), ('references.bib', 'references.bib')])
+@pytest.mark.parametrize('name, source', [('report.ipynb', '24_report.ipynb'), ('references.bib', 'references.bib')])
 def test_data_files(wheel, name, source):
     "What is a link in the project is a file in the wheel"
     assert zipfile.ZipFile(wheel).read(f'scvae_nb/{name}') == (ROOT/'nbs'/source).read_bytes()
