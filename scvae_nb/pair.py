@@ -27,6 +27,7 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder, self.likelihood, self.beta, self.reduction = encoder, likelihood, beta, reduction
         self.posterior = posterior if isinstance(posterior, partial) else partial(posterior)
+        self.exact = False                 # True: average over the posterior in closed form (linear decoders only)
 
     def q(self, x):
         genes, cell = split_known(x, self.likelihood.n_genes)
@@ -34,7 +35,9 @@ class VAE(nn.Module):
 
     def terms(self, x):
         genes, cell = split_known(x, self.likelihood.n_genes)
-        z, kl = self.posterior(*self.encoder(genes, cell)).sample()       # (b, L), (b, L)
+        q = self.posterior(*self.encoder(genes, cell))
+        if self.exact: return self.likelihood.expected_misfit(genes, q), q.kl
+        z, kl = q.sample()                                                # (b, L), (b, L)
         return self.likelihood.misfit(genes, z, cell), kl                 # (b,), (b, L)
 
     def forward(self, x): return beta_loss(*self.terms(x), self.beta, self.reduction)
