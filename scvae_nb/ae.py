@@ -21,7 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
-from .data import check_log, check_matrix
+from .checks import check_log, check_matrix
 from .layers import Decoder, Encoder, cells_per_gene, hybrid
 from .losses import GATHER, beta_loss, prefer_sparse, squared_error
 from .train import batches, seeded, train

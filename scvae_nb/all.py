@@ -1,4 +1,6 @@
 "Everything a notebook needs: `from scvae_nb.all import *`."
+from .checks import *
+from .files import *
 from .data import *
 from .layers import *
 from .losses import *
