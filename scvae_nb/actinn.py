@@ -29,7 +29,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted, validate_data
 from .ae import Saved
-from .data import DataError, check_counts, check_labels, check_log, check_matrix
+from .checks import DataError, check_counts, check_labels, check_log, check_matrix
 from .evaluate import GREY, SPARE, as_labels, palette, style, heat, type_groups, type_ticks
 from .layers import CSRBatch, SparseLinear
 from .train import batches, seeded, train
