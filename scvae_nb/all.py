@@ -1,4 +1,5 @@
 "Everything a notebook needs: `from scvae_nb.all import *`."
+from .look import *
 from .data import *
 from .layers import *
 from .losses import *
