@@ -10,7 +10,7 @@ __all__ = ['fit_logistic', 'fit_perceptron', 'with_labels', 'split_labels', 'Typ
 # %% ../nbs/33_actinn.ipynb #c002
 import time, warnings, zlib
 from copy import deepcopy
-from numbers import Integral, Real
+from numbers import Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 import matplotlib.pyplot as plt
 from torch import nn
@@ -29,9 +29,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted, validate_data
-from .ae import Saved
-from .checks import as_labels
-from .data import DataError, check_counts, check_labels, check_log, check_matrix
+from .checks import DataError, as_labels, check_counts, check_labels, check_log, check_matrix, is_counts
+from .estimator import NOT_NEGATIVE, POSITIVE, Saved, at_least
 from .layers import CSRBatch, SparseLinear
 from .look import LINES, PART_COLOURS, Diagram, heat, palette, style, type_groups, type_ticks
 from .train import batches, seeded, train
@@ -254,10 +253,9 @@ class ACTINN(Saved, ClassifierMixin, BaseEstimator):
         self.device, self.progress, self.random_state = device, progress, random_state
 
 # %% ../nbs/33_actinn.ipynb #c043
-_positive_int, _positive = Interval(Integral, 1, None, closed="left"), Interval(Real, 0, None, closed="neither")
 ACTINN._parameter_constraints = dict(
-    max_epochs=[_positive_int], batch_size=[_positive_int], decay_steps=[_positive_int], lr=[_positive],
-    lr_decay=[Interval(Real, 0, 1, closed="right")], l2=[Interval(Real, 0, None, closed="left")],
+    max_epochs=[at_least(1)], batch_size=[at_least(1)], decay_steps=[at_least(1)],
+    lr=[POSITIVE], lr_decay=[Interval(Real, 0, 1, closed="right")], l2=[NOT_NEGATIVE],
     hidden=["array-like"], percentiles=["array-like", None], counts=["boolean", StrOptions({"auto"})],
     min_probability=[Interval(Real, 0, 1, closed="both"), None], refused=[str, Real],
     layer=[str, None], device=[str], progress=["boolean"], random_state=["random_state"])
@@ -302,15 +300,11 @@ def _remember_genes(self: ACTINN, X, y):
     return (X if isinstance(X, pd.DataFrame) else M), y
 
 # %% ../nbs/33_actinn.ipynb #c045d
-def _is_whole(M):
-    v = M.data if sp.issparse(M) else M
-    return bool((v >= 0).all() and (v == np.rint(v)).all())
-
 @patch
 def _holds_counts(self: ACTINN, X):
     "Does `X` hold counts? The setting `counts` says it, or the values do."
     if self.counts != "auto": return bool(self.counts)
-    return _is_whole(check_matrix(X, self.layer if isinstance(X, AnnData) else None))
+    return is_counts(check_matrix(X, self.layer if isinstance(X, AnnData) else None))
 
 # %% ../nbs/33_actinn.ipynb #c045h
 def _warn_of_empty_cells(X, M):

@@ -19,7 +19,9 @@ from pybtex.backends.html import Backend
 from pybtex.database import parse_file
 from pybtex.plugin import find_plugin
 from pybtex.richtext import Text
-from .data import DataError, demo, load, log_normalize, pbmc3k
+from .checks import DataError
+from .data import demo, log_normalize, pbmc3k
+from .files import load
 from .evaluate import write_aside
 
 # %% ../nbs/41_cli.ipynb #c005

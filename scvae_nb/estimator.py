@@ -23,7 +23,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
-from .data import check_counts, check_log, check_matrix
+from .checks import check_counts, check_log, check_matrix
 from .layers import Cell, Decoder, Encoder, cells_per_gene, hybrid, mlp, split_known
 from .likelihoods import GaussianGenes
 from .losses import GATHER, prefer_sparse

@@ -21,6 +21,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
+from .checks import *
+from .files import *
 from .data import *
 from .layers import CSRBatch, reparametrise
 from .losses import kl_normal, squared_error

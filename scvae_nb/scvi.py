@@ -20,7 +20,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from .ae import LatentModel, _same_genes
-from .data import check_counts, check_labels
+from .checks import check_counts, check_labels
 from .evaluate import as_labels, check_latent, kmeans, scores
 from .layers import CSRBatch, SparseLinear, per_cell, reparametrise
 from .losses import kl_normal

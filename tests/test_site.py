@@ -268,7 +268,7 @@ def test_a_good_notebook(check): assert check(notebook(*GOOD)) == []
     (figures, '![](styles.css)', 'image styles.css has no alternative text'),
     (figures, '<img src="styles.css">', 'an <img> has no alternative text'),
     (links, '[there](nowhere.ipynb)', 'nowhere.ipynb leads nowhere'),
-    (links, '[there](02_data.html)', '02_data.html leads nowhere'),
+    (links, '[there](03_data.html)', '03_data.html leads nowhere'),
     (links, '[there](../setup.py)', '../setup.py leads nowhere'),
     (links, '[there](nowhere.png "a title")', 'nowhere.png leads nowhere'),
     (links, '<a href="nowhere.html">there</a>', 'nowhere.html leads nowhere'),
