@@ -173,6 +173,7 @@ class Run:
     estimator: object       # fitted
     Z: np.ndarray           # (n_cells, n_latent)
     evaluation: Evaluation  # or None where the latent collapsed
+    n_epochs: int = 1       # passes over the cells
 
 # %% ../nbs/24_report.ipynb #c018
 def judge(Z, y, seed=0):
@@ -187,7 +188,7 @@ def run_estimator(name, est, X, y, seed=0) -> Run:
     est.fit(X)
     seconds = time.perf_counter() - start
     Z = est.transform(X)
-    return Run(name, seed, seconds, est, Z, judge(Z, y, seed))
+    return Run(name, seed, seconds, est, Z, judge(Z, y, seed), getattr(est, "n_epochs_", 1))
 
 # %% ../nbs/24_report.ipynb #r023
 def run_one(
@@ -251,10 +252,8 @@ def score_table(runs) -> pd.DataFrame:
 # %% ../nbs/24_report.ipynb #r037
 def time_table(runs) -> pd.DataFrame:
     "One row per run: model, seed, seconds to fit, and per epoch."
-    def row(r):
-        epochs = getattr(r.estimator, "n_epochs_", 1)
-        return dict(model=r.model, seed=r.seed, seconds=r.seconds, seconds_per_epoch=r.seconds/epochs)
-    return pd.DataFrame([row(r) for r in runs])
+    rows = pd.DataFrame([dict(model=r.model, seed=r.seed, seconds=r.seconds) for r in runs])
+    return rows.assign(seconds_per_epoch=rows.seconds/[max(r.n_epochs, 1) for r in runs])
 
 # %% ../nbs/24_report.ipynb #r027
 def run_table(
