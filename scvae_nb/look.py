@@ -211,13 +211,14 @@ def arrow(self: Diagram,
     self.ax.add_patch(FancyArrowPatch(
         start, end, patchA=a, patchB=b, shrinkA=2, shrinkB=2, arrowstyle="-|>" if head else "-", mutation_scale=12,
         connectionstyle=f"arc3,rad={bend}", color=colour, lw=1.2, ls="--" if dashed else "-", zorder=2))
-    self.text(*_beside(start, end, bend), text, 8, colour)
+    self.text(*_beside(start, end, bend, len(text)), text, 8, colour)
 
-def _beside(start, end, bend, room=.14):
+def _beside(start, end, bend, n_letters=0):
     "A place beside the middle of an arrow: on the outside of its curve, on the left of a straight one."
     dx, dy = np.subtract(end, start)
     right = np.array([dy, -dx])
     outward = right/max(np.hypot(dx, dy), 1e-9)*(1 if bend > 0 else -1)
+    room = .14 + .035*n_letters*abs(outward[0])                      # a text is wide, and stands level
     return np.add(start, end)/2 + right*bend/2 + outward*room
 
 # %% ../nbs/01_look.ipynb #c051
