@@ -97,7 +97,7 @@ def n_of(n, word) -> str:
 
 def heading(column) -> str:
     "What a table calls a column."
-    return MEASURES.get(column, column.replace("_", " "))
+    return " ".join(MEASURES.get(word, word) for word in column.split("_"))
 
 # %% ../nbs/24_report.ipynb #r006
 @claim(1, "Quality control drops 62 of 2,700 cells and leaves 2,638 x 13,714.")
