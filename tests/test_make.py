@@ -52,8 +52,10 @@ def test_help():
     assert all(f'make {o} ' in out for o in 'help report test bench docs refresh lint clean'.split())
 
 @pytest.mark.parametrize('code, message', [
-    ('case "$1" in -V) echo Python 3.8.1;; *) exit 1;; esac', 'is Python 3.8.1; scvae_nb needs Python 3.10 or later'),
-    ('case "$2" in *ensurepip*) exit 1;; esac',               'cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv')])
+    ('case "$1" in -V) echo Python 3.8.1;; *) exit 1;; esac',
+     'is Python 3.8.1; scvae_nb needs Python 3.10 or later'),
+    ('case "$2" in *ensurepip*) exit 1;; esac',
+     'cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv')])
 def test_unfit_python(folder, code, message):
     r = make('report', python(folder, code), cwd=folder)
     assert r.returncode and message in r.stdout and not (folder/'.venv').exists()
