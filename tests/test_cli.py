@@ -1,7 +1,6 @@
 "The commands as a user types them: results, and words for what goes wrong."
 import os, subprocess, sys
-from pathlib import Path
-import anndata as ad, numpy as np, pandas as pd, pytest
+import anndata as ad, pandas as pd, pytest
 from scvae_nb.cli import main
 from scvae_nb.data import demo
 
