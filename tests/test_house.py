@@ -115,8 +115,9 @@ def imports_go_down(house):
     bad = []
     for name, page in house.modules.items():
         for other in sorted(house.imported(name)):
-            if other not in house.modules: bad.append(f'{page.name} imports {other}, which no notebook makes')
-            elif house.modules[other].number >= page.number: bad.append(f'{page.name} imports {house.modules[other].name}')
+            home = house.modules.get(other)
+            if home is None: bad.append(f'{page.name} imports {other}, which no notebook makes')
+            elif home.number >= page.number: bad.append(f'{page.name} imports {home.name}')
     return bad
 
 def no_circles(house):
