@@ -261,13 +261,19 @@ class Project:
     def stamp(self, name):
         "What a notebook depends on: {'cells': hash, module: hash, file: hash}"
         reached, used = self.reached(name)
-        keep_doc = '__doc__' in used.attributes | used.names
-        own = [canonical(parse(s), keep_doc) for s in self.cells[name] if parse(s).body]
-        out = dict(cells=digest('\n'.join(own)))
+        trees = [parse(s) for s in self.cells[name]]
+        docs = self.shown_docs(trees)
+        out = dict(cells=digest('\n'.join(canonical(t, bool(docs)) for t in trees if t.body)))
         for module in sorted({d.module for d in reached}):
-            texts = [f'{d.name}: {canonical(d.tree, keep_doc)}' for d in reached if d.module == module]
+            texts = [f'{d.name}: {canonical(d.tree, d.name in docs)}' for d in reached if d.module == module]
             out[module] = digest('\n'.join(sorted(texts)))
         return out | {p.name: digest(p.read_text(encoding='utf-8')) for p in self.files(used.strings)}
+
+    def shown_docs(self, trees):
+        "Names whose docstrings a notebook may show: those it mentions, if it asks for any `__doc__`"
+        used = Mentions()
+        for t in trees: used |= mentions(t, self.modules)
+        return used.names if '__doc__' in used.attributes | used.names else set()
 
     def files(self, strings):
         "Files of `nbs` that code names: scores, the bibliography"
