@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # Methods that torch and scikit-learn call, beside those with two underscores and those that no code of ours names
-HOOKS = {'fit', 'forward', 'transform', 'predict', 'predict_proba', 'inverse_transform', 'score'}
+HOOKS = {'forward', 'backward', 'fit', 'transform', 'predict', 'predict_proba', 'inverse_transform', 'score'}
 
 # ---- code as text, the same for every Python and every layout
 
