@@ -25,24 +25,31 @@ def test_loss_and_gradients(Model, dtype, tol, layer):
     cells = cells_of(dtype, layer)
     net = Model(max_epochs=1, batch_size=700, layer=layer, progress=False, random_state=0).fit(cells).net_
     X = cells.layers[layer] if layer else cells.X
-    found = []
-    for x in (CSRBatch.from_scipy(X, torch.from_numpy(np.zeros(0, dtype)).dtype), torch.from_numpy(X.toarray())):
+    dense_batch = torch.from_numpy(X.toarray())
+    sparse_batch = CSRBatch.from_scipy(X, dense_batch.dtype)
+
+    def loss_and_gradients(x):
         with seeded(0): loss = net(x)['loss']
-        found.append((loss.detach()[None], *torch.autograd.grad(loss, list(net.parameters()))))
-    for sparse, dense in zip(*found): assert gap(sparse, dense) < tol
+        return loss.detach()[None], *torch.autograd.grad(loss, list(net.parameters()))
+
+    pairs = zip(loss_and_gradients(sparse_batch), loss_and_gradients(dense_batch))
+    for sparse, dense in pairs: assert gap(sparse, dense) < tol
 
 @pytest.mark.parametrize('layer', [None, 'zscore'])
 @pytest.mark.parametrize('dtype, tol', CASES)
 @pytest.mark.parametrize('Model', MODELS)
 def test_weights_after_twenty_steps(Model, dtype, tol, layer):
     cells = cells_of(dtype, layer)
-    fit = lambda way: Model(arithmetic=way, max_epochs=5, batch_size=175, layer=layer, progress=False, random_state=0).fit(cells)
-    sparse, dense = fit('sparse'), fit('dense')
+    settings = dict(max_epochs=5, batch_size=175, layer=layer, progress=False, random_state=0)
+    sparse, dense = (Model(arithmetic=way, **settings).fit(cells) for way in ('sparse', 'dense'))
     assert sparse.history_['sparse'] == [1.]*5 and dense.history_['sparse'] == [0.]*5
     np.testing.assert_allclose(sparse.history_['loss'], dense.history_['loss'], rtol=tol)
-    for m in (sparse, dense): assert m.net_.decoder.weight[:, 128:-1].shape[1] == 7 and not m.net_.decoder.weight[:, 128:-1].any()   # filled up with zeros, and still
-    weights = lambda m: torch.nn.utils.parameters_to_vector(m.net_.parameters())
-    assert gap(weights(sparse), weights(dense)) < tol                                # of all weights as one vector: Adam makes much of a slope that is nearly zero
+    for m in (sparse, dense):
+        added = m.net_.decoder.weight[:, 128:-1]                             # columns of zeros, for speed
+        assert added.shape[1] == 7 and not added.any()
+    # All weights as one vector: Adam makes much of a slope that is nearly zero
+    weights = [torch.nn.utils.parameters_to_vector(m.net_.parameters()) for m in (sparse, dense)]
+    assert gap(*weights) < tol
 
 def test_the_cost_model_decides_and_can_be_overruled():
     cells = demo()
@@ -56,5 +63,6 @@ def test_the_cost_model_decides_and_can_be_overruled():
 def test_mixed_precision():
     "Terms that cancel are computed in full, so half precision elsewhere does little harm"
     cells = demo()
-    loss = {p: DeepAE(max_epochs=5, precision=p, progress=False, random_state=0).fit(cells).history_['loss'][-1] for p in ('32-true', 'bf16-mixed')}
-    assert abs(loss['bf16-mixed']/loss['32-true'] - 1) < .02
+    settings = dict(max_epochs=5, progress=False, random_state=0)
+    full, mixed = (DeepAE(precision=p, **settings).fit(cells).history_['loss'][-1] for p in ('32-true', 'bf16-mixed'))
+    assert abs(mixed/full - 1) < .02
