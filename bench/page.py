@@ -2,7 +2,8 @@
 import base64
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from scvae_nb.cli import CSS
-from scvae_nb.evaluate import style, write_aside
+from scvae_nb.files import write_aside
+from scvae_nb.look import style
 
 NAMES = dict(ours="scvae_nb", counts="scvae_nb SCVI", plain="plain dense PyTorch", scvi="scvi-tools SCVI")
 COLOURS = dict(ours="#0072B2", counts="#0072B2", plain="#E69F00", scvi="#8A8A8A")
@@ -189,4 +190,4 @@ def write_page(out, table, counted, grown, machine):
         growth_figure=_png(plot_growth(grown), out/"growth.png",
                            "Seconds per epoch and peak memory against the number of stored values, both logarithmic."),
         growth=_html(grown.drop(columns="round")))
-    write_aside(out/"bench.html", text)
+    with write_aside(out/"bench.html") as aside: aside.write_text(text, encoding="utf-8")

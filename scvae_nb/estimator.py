@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['POSITIVE', 'NOT_NEGATIVE', 'TRAINING', 'SCHEMA', 'MODELS', 'Saved', 'LatentModel', 'StackedModel', 'at_least',
-           'listed', 'same_genes', 'LatentPosterior', 'Spec', 'register']
+           'listed', 'same_genes', 'LatentPosterior', 'Spec', 'register', 'spec_of']
 
 # %% ../nbs/16_estimator.ipynb #est002
-import json, math, os, shutil, tempfile
+import json, math
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
 from .checks import check_counts, check_log, check_matrix
+from .files import write_aside
 from .layers import Cell, Decoder, Encoder, cells_per_gene, hybrid, mlp, split_known
 from .likelihoods import GaussianGenes
 from .losses import GATHER, prefer_sparse
@@ -445,15 +446,10 @@ def save(self: Saved,
     path = Path(path)
     if path.exists() and not (path/"model.json").exists():
         raise ValueError(f"{path} exists and is no saved model: choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _write_model(aside/"new", self.net_.state_dict(), self._describe())
-        if path.exists(): path.rename(aside/"old")
-        (aside/"new").rename(path)
+        with write_aside(path) as aside: _write_model(aside, self.net_.state_dict(), self._describe())
     except Exception as e:
         raise OSError(f"the model could not be written to {path} ({e}): make room or choose another folder") from e
-    finally: shutil.rmtree(aside, ignore_errors=True)
 
 # %% ../nbs/16_estimator.ipynb #est051
 def _write_model(folder, weights, about):
@@ -531,6 +527,7 @@ class Spec:
     @property
     def estimator(self): return imported(self.place)
 
+# %% ../nbs/16_estimator.ipynb #spc000
 MODELS = {}  # key -> Spec
 
 def register(
@@ -538,6 +535,14 @@ def register(
 ):
     "Make a model known to the command line, the tables and `load`."
     MODELS[spec.key] = spec
+
+def spec_of(
+    estimator,  # of any class
+) -> Spec:
+    "What the registry says of its class; where it says nothing, the name of the class is key and title."
+    name = type(estimator).__name__
+    known = [s for s in MODELS.values() if s.name == name]
+    return known[0] if known else Spec(name, f"{type(estimator).__module__}:{name}", name)
 
 # %% ../nbs/16_estimator.ipynb #est058
 def _published(*scores): return dict(zip(("nmi", "ari", "homogeneity", "completeness"), scores))

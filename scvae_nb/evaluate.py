@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['MEASURES', 'tsne', 'kmeans', 'scores', 'contingency', 'types_found', 'Evaluation', 'evaluate', 'plot_embedding',
            'plot_embeddings', 'plot_clusters', 'plot_contingency', 'score_ranges', 'plot_scores', 'Plot3D', 'plot_3d',
-           'write_aside', 'write_3d', 'plot_latent', 'plot_spikes', 'plot_gene_effects', 'plot_history', 'as_labels',
-           'check_latent', 'STYLE', 'style', 'UNLABELLED', 'GREY', 'COLOURS', 'SPARE', 'palette', 'type_groups', 'heat',
-           'type_ticks']
+           'write_3d', 'plot_latent', 'plot_spikes', 'plot_gene_effects', 'plot_history', 'as_labels', 'check_latent',
+           'STYLE', 'style', 'UNLABELLED', 'GREY', 'COLOURS', 'SPARE', 'palette', 'type_groups', 'heat', 'type_ticks']
 
 # %% ../nbs/23_evaluate.ipynb #c002
 import hashlib, os
@@ -25,6 +24,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import adjusted_rand_score, homogeneity_completeness_v_measure, normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 from .checks import as_labels, check_latent
+from .files import write_aside
 from .look import *
 
 # %% ../nbs/23_evaluate.ipynb #c002b
@@ -434,27 +434,16 @@ def plot_3d(
         margin=dict(l=0, r=0, b=0, t=40 if title else 0))
     return Plot3D(go.Figure(clouds, layout))
 
-# %% ../nbs/23_evaluate.ipynb #c085
-def write_aside(
-    path,   # where the file is to be
-    text,   # what it holds
-) -> Path:  # the file
-    "Write a text file whole or not at all: aside first, then renamed. Raises OSError, leaving nothing behind."
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally: aside.unlink(missing_ok=True)
-    return path
-
 # %% ../nbs/23_evaluate.ipynb #c085a
 def write_3d(
     fig,       # what `plot_3d` returns
     path,      # file to write, .html
 ) -> Path:     # the file
     "A self-contained page (about 5 MB, the library is in it) that turns without a network. Raises OSError."
-    return write_aside(path, fig.html(include_plotlyjs=True))
+    path = Path(path)
+    if path.is_dir(): raise IsADirectoryError(f"{path} is a folder: name a file for the picture")
+    with write_aside(path) as aside: aside.write_text(fig.html(include_plotlyjs=True), encoding="utf-8")
+    return path
 
 # %% ../nbs/23_evaluate.ipynb #c088a
 def _z(j): return f"$z_{{{j + 1}}}$"

@@ -13,6 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from fastcore.basics import patch
 from lightning_fabric import Fabric
+from .files import write_aside
 from .layers import CSRBatch, Hybrid
 
 # %% ../nbs/14_train.ipynb #c005
@@ -109,13 +110,7 @@ def save_checkpoint(
     state,   # dict of model, optimizer and plain values
 ):
     "Write `state` aside, then rename it to `path`."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        fabric.save(aside, state)
-        os.replace(aside, path)
-    finally: aside.unlink(missing_ok=True)
+    with write_aside(path) as aside: fabric.save(aside, state)
 
 # %% ../nbs/14_train.ipynb #c029
 def _check_same_run(path, was, now):
