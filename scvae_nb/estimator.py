@@ -312,10 +312,11 @@ def _checked_latent(self: LatentModel, Z):
 @patch
 def inverse_transform(self: LatentModel,
     Z,  # (n, n_latent) latents
-) -> np.ndarray:  # (n, n_genes) in the units of the input
+) -> np.ndarray:  # (n, n_genes) in the units of the input; for a model of counts the share of each gene, rows sum to one
     "Decode. Raises ValueError for latents of the wrong width."
-    z = self._checked_latent(Z)
-    with torch.no_grad(): return self.net_.likelihood.mean(z).numpy()
+    z, likelihood = self._checked_latent(Z), self.net_.likelihood
+    decode = likelihood.share if self.reads_counts else likelihood.mean
+    with torch.no_grad(): return decode(z).numpy()
 
 @patch
 def squared_error(self: LatentModel,
