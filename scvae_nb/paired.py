@@ -33,7 +33,8 @@ class Body(nn.Module):
 class PairedVAE(StackedModel):
     "A posterior and a likelihood of one's choice on the report's stack."
     _parameter_constraints = StackedModel._parameter_constraints | dict(
-        latent_distribution=[StrOptions(set(POSTERIORS))], gene_likelihood=[StrOptions({"gaussian", *COUNT_LIKELIHOODS})],
+        latent_distribution=[StrOptions(set(POSTERIORS))],
+        gene_likelihood=[StrOptions({"gaussian", *COUNT_LIKELIHOODS})],
         posterior_settings=[dict, None], beta=[NOT_NEGATIVE], latent=[StrOptions({"mean", "sample"})])
     @delegates(StackedModel.__init__)
     def __init__(self,

@@ -9,8 +9,8 @@ __all__ = ['HEADS', 'KEYS', 'NETS', 'TITLES', 'TITLE_COLOURS', 'SCORES', 'PUBLIS
            'time_table', 'run_table', 'read_scores', 'record_scores', 'show_clusters', 'median_majority',
            'claim_seven_types', 'latent_table', 'against_published', 'missed_scores', 'linear_order', 'claim_order',
            'claim_homogeneity', 'claim_beta', 'claim_pca', 'knn_accuracy', 'claim_six', 'features_used', 'explained',
-           'claim_underfit', 'step_costs', 'claim_time', 'try_variants', 'recorded_variants', 'variants_table',
-           'claims_table', 'bounds', 'claim_flows', 'types_seen', 'type_contrasts', 'claim_sampling', 'verdict_counts',
+           'claim_underfit', 'step_costs', 'claim_time', 'types_seen', 'type_contrasts', 'claim_sampling', 'bounds',
+           'claim_flows', 'try_variants', 'recorded_variants', 'variants_table', 'claims_table', 'verdict_counts',
            'conclusion']
 
 # %% ../nbs/24_report.ipynb #c002
@@ -539,6 +539,91 @@ def claim_time(
     by_draw = all(costs[m]["draw"] > (costs[m]["step"] - costs["ae"]["step"])/2 for m in vaes)
     return measured, slower and by_draw
 
+# %% ../nbs/24_report.ipynb #r081
+def types_seen(
+    drawn,  # (n,) types of drawn cells
+    y,      # (n_cells,) types of the real ones
+) -> int:
+    "How many types are at least a quarter as frequent among drawn cells as among real ones."
+    shares, real = (pd.Series(np.asarray(v)).value_counts(normalize=True) for v in (drawn, y))
+    return int((shares.reindex(real.index).fillna(0) >= real/4).sum())
+
+# %% ../nbs/24_report.ipynb #r104
+def type_contrasts(
+    X,      # (N, G) cells
+    types,  # (N,) their types
+    which,  # types to show
+) -> np.ndarray:  # (len(which)*G,)
+    "What tells each type from the mean cell, gene by gene."
+    middle = np.asarray(X.mean(0)).ravel()
+    means = [np.asarray(X[np.flatnonzero(types == t)].mean(0)).ravel() - middle for t in which]
+    return np.concatenate(means)
+
+# %% ../nbs/24_report.ipynb #r083
+@claim(10, "A VAE's latent space can be sampled and interpolated.")
+def claim_sampling(
+    n_seen,       # types that are seen often enough among drawn cells
+    n_types,      # known types
+    correlation,  # between drawn and real cells, of what tells types apart; NaN if no type was drawn ten times
+):
+    """Measured on 2,000 cells that the β-VAE draws from the prior, each named by its 15 nearest real neighbours: the
+    types that appear at least a quarter as often as among real cells, and the correlation, over genes and types drawn
+    at least ten times, of their differences from the mean cell with those of real cells.
+    The claim holds for sampling if three quarters of the types appear, and the correlation is above 0.8."""
+    measured = (f"of 2,000 cells drawn from the prior, {n_seen} of {n_of(n_types, 'type')} appear at least a quarter "
+                f"as often as they should; the differences between types correlate {correlation:.2f} with the real "
+                "ones; a path is drawn above")
+    holds = correlation > .8 and n_seen >= .75*n_types
+    return measured, "holds for sampling; the path is drawn, not judged" if holds else False
+
+# %% ../nbs/24_report.ipynb #c065
+def _refine(net, x, q, n_steps):
+    "A diagonal Gaussian for each cell, begun at `q` and moved to raise its bound."
+    mean, logvar = q.mean.clone().requires_grad_(), q.logvar.clone().requires_grad_()
+    opt = torch.optim.Adam([mean, logvar], lr=.02)
+    for _ in range(n_steps):
+        opt.zero_grad()
+        (-net.log_weight(x, Gaussian(mean, logvar)).sum()).backward()
+        opt.step()
+    return Gaussian(mean.detach(), logvar.detach())
+
+# %% ../nbs/24_report.ipynb #r105
+def bounds(
+    vae,           # fitted BetaVAE
+    adata,         # cells, the fewer the faster
+    n_draws=500,   # importance samples per cell, made twenty at a time
+    n_steps=300,   # of refining each cell's posterior
+) -> dict:  # nats per cell: elbo, refined, evidence
+    """The bound with the encoder's posterior, with a refined diagonal Gaussian, and an importance-weighted estimate of
+    (on average a lower bound on) the log-evidence (Burda et al. 2016)."""
+    x, net = vae.batch(adata), vae.to_torch().requires_grad_(False)
+    copies = x.take(torch.arange(len(x)).repeat(20))
+    def weights(q):                                            # (n_draws, b); twenty at a time share a Gram matrix
+        twenty = Gaussian(q.mean.repeat(20, 1), q.logvar.repeat(20, 1))
+        draws = [net.log_weight(copies, twenty).view(20, -1) for _ in range(0, n_draws, 20)]
+        return torch.cat(draws).double()
+    with seeded(0):
+        q = net.q(x)
+        elbo = weights(q).mean()
+        w = weights(_refine(net, x, q, n_steps))
+    evidence = (w.logsumexp(0) - np.log(len(w))).mean()
+    return dict(elbo=float(elbo), refined=float(w.mean()), evidence=float(evidence))
+
+# %% ../nbs/24_report.ipynb #r090
+@claim(11, "A Gaussian posterior is too simple, and flows would help.")
+def claim_flows(
+    gaps,  # from `bounds`: elbo, refined, evidence
+    kl,    # of the posterior from the prior, nats per cell
+):
+    """Measured on the VAE with β = 1, whose objective is the bound: what a diagonal Gaussian loses even when it is
+    refined for each cell, what the encoder loses beside, and the KL, all in nats per cell.
+    The claim holds if the first is more than a tenth of the KL and more than the second."""
+    posterior, encoder = gaps["evidence"] - gaps["refined"], gaps["refined"] - gaps["elbo"]
+    measured = (f"at β = 1, where the objective is the bound, a refined diagonal Gaussian lies {posterior:.2f} nats "
+                f"per cell below the estimated log-evidence, the encoder's another {encoder:.2f}; the KL is {kl:.1f} "
+                "nats. With this decoder a richer posterior could gain about the first, a better encoder the second")
+    return measured, posterior > .1*kl and posterior > encoder
+
 # %% ../nbs/24_report.ipynb #c058
 WIDE = dict(hidden=(800, 400), head_hidden=None, decoder_hidden=(80, 400, 800))
 VARIANTS = [
@@ -593,91 +678,6 @@ def claims_table(
     ordered = sorted(claims, key=lambda c: c.number)
     rows = [dict(claim=f"{c.number}. {c.says}", measured=c.measured, verdict=c.verdict) for c in ordered]
     return pd.DataFrame(rows).set_index("claim")
-
-# %% ../nbs/24_report.ipynb #c065
-def _refine(net, x, q, n_steps):
-    "A diagonal Gaussian for each cell, begun at `q` and moved to raise its bound."
-    mean, logvar = q.mean.clone().requires_grad_(), q.logvar.clone().requires_grad_()
-    opt = torch.optim.Adam([mean, logvar], lr=.02)
-    for _ in range(n_steps):
-        opt.zero_grad()
-        (-net.log_weight(x, Gaussian(mean, logvar)).sum()).backward()
-        opt.step()
-    return Gaussian(mean.detach(), logvar.detach())
-
-# %% ../nbs/24_report.ipynb #r105
-def bounds(
-    vae,           # fitted BetaVAE
-    adata,         # cells, the fewer the faster
-    n_draws=500,   # importance samples per cell, made twenty at a time
-    n_steps=300,   # of refining each cell's posterior
-) -> dict:  # nats per cell: elbo, refined, evidence
-    """The bound with the encoder's posterior, with a refined diagonal Gaussian, and an importance-weighted estimate of
-    (on average a lower bound on) the log-evidence (Burda et al. 2016)."""
-    x, net = vae.batch(adata), vae.to_torch().requires_grad_(False)
-    copies = x.take(torch.arange(len(x)).repeat(20))
-    def weights(q):                                            # (n_draws, b); twenty at a time share a Gram matrix
-        twenty = Gaussian(q.mean.repeat(20, 1), q.logvar.repeat(20, 1))
-        draws = [net.log_weight(copies, twenty).view(20, -1) for _ in range(0, n_draws, 20)]
-        return torch.cat(draws).double()
-    with seeded(0):
-        q = net.q(x)
-        elbo = weights(q).mean()
-        w = weights(_refine(net, x, q, n_steps))
-    evidence = (w.logsumexp(0) - np.log(len(w))).mean()
-    return dict(elbo=float(elbo), refined=float(w.mean()), evidence=float(evidence))
-
-# %% ../nbs/24_report.ipynb #r090
-@claim(11, "A Gaussian posterior is too simple, and flows would help.")
-def claim_flows(
-    gaps,  # from `bounds`: elbo, refined, evidence
-    kl,    # of the posterior from the prior, nats per cell
-):
-    """Measured on the VAE with β = 1, whose objective is the bound: what a diagonal Gaussian loses even when it is
-    refined for each cell, what the encoder loses beside, and the KL, all in nats per cell.
-    The claim holds if the first is more than a tenth of the KL and more than the second."""
-    posterior, encoder = gaps["evidence"] - gaps["refined"], gaps["refined"] - gaps["elbo"]
-    measured = (f"at β = 1, where the objective is the bound, a refined diagonal Gaussian lies {posterior:.2f} nats "
-                f"per cell below the estimated log-evidence, the encoder's another {encoder:.2f}; the KL is {kl:.1f} "
-                "nats. With this decoder a richer posterior could gain about the first, a better encoder the second")
-    return measured, posterior > .1*kl and posterior > encoder
-
-# %% ../nbs/24_report.ipynb #r081
-def types_seen(
-    drawn,  # (n,) types of drawn cells
-    y,      # (n_cells,) types of the real ones
-) -> int:
-    "How many types are at least a quarter as frequent among drawn cells as among real ones."
-    shares, real = (pd.Series(np.asarray(v)).value_counts(normalize=True) for v in (drawn, y))
-    return int((shares.reindex(real.index).fillna(0) >= real/4).sum())
-
-# %% ../nbs/24_report.ipynb #r104
-def type_contrasts(
-    X,      # (N, G) cells
-    types,  # (N,) their types
-    which,  # types to show
-) -> np.ndarray:  # (len(which)*G,)
-    "What tells each type from the mean cell, gene by gene."
-    middle = np.asarray(X.mean(0)).ravel()
-    means = [np.asarray(X[np.flatnonzero(types == t)].mean(0)).ravel() - middle for t in which]
-    return np.concatenate(means)
-
-# %% ../nbs/24_report.ipynb #r083
-@claim(10, "A VAE's latent space can be sampled and interpolated.")
-def claim_sampling(
-    n_seen,       # types that are seen often enough among drawn cells
-    n_types,      # known types
-    correlation,  # between drawn and real cells, of what tells types apart; NaN if no type was drawn ten times
-):
-    """Measured on 2,000 cells that the β-VAE draws from the prior, each named by its 15 nearest real neighbours: the
-    types that appear at least a quarter as often as among real cells, and the correlation, over genes and types drawn
-    at least ten times, of their differences from the mean cell with those of real cells.
-    The claim holds for sampling if three quarters of the types appear, and the correlation is above 0.8."""
-    measured = (f"of 2,000 cells drawn from the prior, {n_seen} of {n_of(n_types, 'type')} appear at least a quarter "
-                f"as often as they should; the differences between types correlate {correlation:.2f} with the real "
-                "ones; a path is drawn above")
-    holds = correlation > .8 and n_seen >= .75*n_types
-    return measured, "holds for sampling; the path is drawn, not judged" if holds else False
 
 # %% ../nbs/24_report.ipynb #r108
 def verdict_counts(verdicts) -> str:
