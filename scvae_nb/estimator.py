@@ -490,9 +490,10 @@ def _subclasses(cls):
     return {cls.__name__: cls} | {k: v for c in cls.__subclasses__() for k, v in _subclasses(c).items()}
 
 def _class_named(cls, name):
-    "The class of that name at or below `cls`, or None."
-    for spec in MODELS.values():
-        if spec.name == name: spec.estimator
+    "The class of that name at or below `cls`, imported if the registry knows where it is; or None."
+    if name not in _subclasses(cls):
+        for spec in MODELS.values():
+            if spec.name == name: spec.estimator
     return _subclasses(cls).get(name)
 
 # %% ../nbs/16_estimator.ipynb #est055

@@ -129,7 +129,7 @@ def fit(self: ClosedForm,
     y=None,           # ignored
     checkpoint=None,  # ignored: there is nothing to resume
 ):
-    "Solve for the parameters, in double precision. Raises ValueError for bad data or settings, or too many latent features."
+    "Solve for the parameters, in double precision. Raises ValueError: bad data or settings, too many features."
     self._validate_params()
     M, constant = self._read(X, reset=True)
     self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -210,11 +210,12 @@ def ppca(
     noise_variance=None,  # sigma squared; None: the best
     random_state=0,       # of the first Lanczos vector
 ) -> tuple:  # W (G, L), sigma squared, the L leading eigenvalues of the covariance (L,)
-    "Probabilistic PCA in closed form (Tipping and Bishop 1999, section 3). Raises ValueError if no noise would be left."
+    "Probabilistic PCA in closed form (Tipping and Bishop 1999, section 3). Raises ValueError if no noise is left."
     (n, G), total = X.shape, _moments(X)[1].sum()
     most = min(n - 1, G)                                             # rank of the centred cells, at most
     if n_latent >= most: _refuse_rank(n_latent, n, G, most)
-    if total == 0: raise ValueError(f"all {n} cells are the same: there is nothing to explain; look at the step that made them")
+    if total == 0: raise ValueError(f"all {n} cells are the same: there is nothing to explain; "
+                                    "look at the step that made them")
     pca = PCA(n_latent, svd_solver="arpack", random_state=random_state).fit(X)
     lam = pca.explained_variance_*(n - 1)/n
     left = total - lam.sum()
@@ -226,8 +227,8 @@ def ppca(
 def _refuse_rank(n_latent, n, G, rank):
     "Say which numbers of latent features are possible."
     remedy = f"choose n_latent from 1 to {rank - 1}" if rank > 1 else "give at least 3 cells and 2 genes that vary"
-    raise ValueError(f"n_latent={n_latent} leaves no noise: {n} cells x {G} genes, once centred, have rank {rank} at most, "
-                     f"and fewer latent features are needed; {remedy}")
+    raise ValueError(f"n_latent={n_latent} leaves no noise: {n} cells x {G} genes, once centred, "
+                     f"have rank {rank} at most, and fewer latent features are needed; {remedy}")
 
 # %% ../nbs/30_linear.ipynb #lia011
 class ProbabilisticPCA(ClosedForm):
@@ -239,7 +240,8 @@ class ProbabilisticPCA(ClosedForm):
         layer=None,           # of an AnnData: None for X
         random_state=None,    # int for results that can be repeated to the last digit
     ):
-        self.n_latent, self.noise_variance, self.layer, self.random_state = n_latent, noise_variance, layer, random_state
+        self.n_latent, self.noise_variance = n_latent, noise_variance
+        self.layer, self.random_state = layer, random_state
 
     def _solve(self, M, mu, var):
         W, sigma2, _ = ppca(M, self.n_latent, self.noise_variance, self.seed_)
@@ -310,7 +312,7 @@ def n_iter_(self: FactorAnalysisEM):
 
 # %% ../nbs/30_linear.ipynb #lia014
 class LinearVAE(LinearGaussian):
-    "A VAE with linear encoder and decoder, trained by gradient; at its best it is probabilistic PCA (Lucas et al. 2019)."
+    "A VAE with linear encoder and decoder; at its best it is probabilistic PCA (Lucas et al. 2019)."
     _parameter_constraints = TRAINING | dict(n_latent=[at_least(1)], noise_variance=[POSITIVE, None], exact=["boolean"])
     def __init__(self,
         n_latent=6,           # numbers per cell
