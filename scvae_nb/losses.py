@@ -12,24 +12,36 @@ import numpy as np, torch
 import torch.nn.functional as F
 from .layers import CSRBatch, column_sums, row_sums, spmm
 
-# %% ../nbs/11_losses.ipynb #c007
+# %% ../nbs/11_losses.ipynb #los000
 class _GramError(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, h, W, X):                                        # (b, H), (G, H), CSRBatch (b, G)
+    def forward(ctx, h, W, X, data, block):                           # (b, H), (G, H), CSRBatch (b, G) and its values
         hWW, R = h @ (W.T @ W), row_sums(X, W)                        # (b, H), (b, H)
         ctx.X = X
         ctx.save_for_backward(h, W, hWW - R)
-        return ((h*(hWW - 2*R)).sum(1, dtype=torch.float64) + X.squares).to(h.dtype)  # large terms cancel: add them in float64
+        cross = (h*(hWW - 2*R)).sum(1, dtype=torch.float64)           # large terms cancel: add them in float64
+        return (cross + X.squares).to(h.dtype)
 
     @staticmethod
     def backward(ctx, g):                                             # (b,)
-        h, W, dh = ctx.saved_tensors
-        gh = g[:, None]*h
-        hgh = (h.double().T @ gh.double()).to(h.dtype)                # (H, H), small: float64 costs nothing here and keeps two digits
-        dW = column_sums(ctx.X, gh).addmm_(W, hgh, beta=-2, alpha=2) if ctx.needs_input_grad[1] else None
-        return 2*g[:, None]*dh, dW, None
+        (h, W, dh), X = ctx.saved_tensors, ctx.X
+        gh, dW = g[:, None]*h, None
+        if ctx.needs_input_grad[1]:
+            hgh = (h.double().T @ gh.double()).to(h.dtype)            # (H, H), small: two digits more for nothing
+            dW = column_sums(X, gh).addmm_(W, hgh, beta=-2, alpha=2)
+        of_data = _stored_slopes(X, h, W, g) if ctx.needs_input_grad[3] else None
+        of_block = 2*g[:, None]*(X.block - h @ W[X.common].T) if ctx.needs_input_grad[4] else None
+        return 2*g[:, None]*dh, dW, None, of_data, of_block
 
-# %% ../nbs/11_losses.ipynb #c009
+# %% ../nbs/11_losses.ipynb #los001
+def _stored_slopes(X, h, W, g):
+    "Slope of the weighted error in each stored value, (nnz,); 65,536 values at a time."
+    parts = [slice(i, i + 2**16) for i in range(0, len(X.data), 2**16)]
+    rows, out = X.rows(), torch.empty_like(X.data)
+    for k in parts: out[k] = 2*g[rows[k]]*(X.data[k] - (h[rows[k]]*W[X.indices[k]]).sum(1))
+    return out
+
+# %% ../nbs/11_losses.ipynb #los002
 def squared_error(
     x,           # (b, G) cells: `CSRBatch` or dense tensor
     h,           # (b, H) last hidden layer of the decoder, its last unit one
@@ -39,7 +51,7 @@ def squared_error(
     "||x + shift - W h||^2 for each cell; sparse cells go through the Gram matrix, dense ones the direct way."
     if shift is not None: W = W - F.pad(shift[:, None], (W.shape[1] - 1, 0))
     with torch.autocast(h.device.type, enabled=False):
-        if isinstance(x, CSRBatch): return _GramError.apply(h.to(W.dtype), W, x)
+        if isinstance(x, CSRBatch): return _GramError.apply(h.to(W.dtype), W, x, x.data, x.block)
         return (x - h.to(W.dtype) @ W.T).square().sum(1)
 
 # %% ../nbs/11_losses.ipynb #c019
@@ -53,9 +65,10 @@ def multiply_adds(
     gather=GATHER["cpu"],  # cost of a gathered multiply-add, in those of a matrix product
 ) -> dict:  # dense, sparse: multiply-adds of a training step
     "What the large layers cost either way; the small ones between them are the same for both."
-    genes = np.broadcast_to(np.minimum(1, gather*np.asarray(density)), G).sum()    # as if there were so many, and all were dense
+    genes = np.broadcast_to(np.minimum(1, gather*np.asarray(density)), G).sum()    # so many dense ones cost the same
     return dict(dense=5*b*G*H, sparse=4*b*genes*H + 2*G*H**2)
 
+# %% ../nbs/11_losses.ipynb #lop000
 def prefer_sparse(b, G, H, density, device="cpu") -> bool:
     "Whether a step is expected to be cheaper by sparse products. See `multiply_adds`."
     cost = multiply_adds(b, G, H, density, GATHER[device])
@@ -71,14 +84,15 @@ def step_ms(
     "Time of the large products of one training step, forward and backward."
     x = CSRBatch.from_scipy(X) if sparse else torch.from_numpy(X.toarray())
     first, last = (torch.randn(X.shape[1], n).mul_(.01).requires_grad_() for n in (H, H + 8))  # as `Decoder` fills it up
-    spent = []
+    durations = []
     for _ in range(repeats + 1):
-        if sparse: x._T = x._squares = None                                      # they are part of the price
+        if sparse: x.forget()
         first.grad = last.grad = None
         start = time.perf_counter()
-        squared_error(x, F.pad(torch.relu(spmm(x, first)), (0, 8), value=1.), last).mean().backward()
-        spent.append(time.perf_counter() - start)
-    return 1e3*statistics.median(spent[1:])
+        h = F.pad(torch.relu(spmm(x, first)), (0, 8), value=1.)       # (b, H + 8)
+        squared_error(x, h, last).mean().backward()
+        durations.append(time.perf_counter() - start)
+    return 1e3*statistics.median(durations[1:])
 
 # %% ../nbs/11_losses.ipynb #c025
 def kl_normal(
