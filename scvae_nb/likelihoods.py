@@ -284,11 +284,11 @@ def misfit(self: CountGenes, x, z, cell=None):
 
 # %% ../nbs/13_likelihoods.ipynb #k045
 @patch
-def _library(self: CountGenes, cell):
-    "Molecules of each cell (b, 1). Raises ValueError if nobody says how many."
+def _log_library(self: CountGenes, cell):
+    "Log of the molecules of each cell (b, 1). Raises ValueError if nobody says how many."
     if cell is None or cell.log_library is None:
         raise ValueError("how many molecules have the cells? Give Cell(log_library=...)")
-    return cell.log_library.exp()[:, None]
+    return cell.log_library[:, None]
 
 # %% ../nbs/13_likelihoods.ipynb #k068
 @patch
@@ -297,7 +297,7 @@ def mean(self: CountGenes,
     cell=None,  # batch and log library size of the cells
 ) -> torch.Tensor:  # (b, G)
     "The counts to expect of each gene. Raises ValueError without a log library size."
-    return self._library(cell)*self.share(z, cell)*(1 - self.dropout(z, cell))
+    return self._log_library(cell).exp()*self.share(z, cell)*(1 - self.dropout(z, cell))
 
 # %% ../nbs/13_likelihoods.ipynb #k070
 @patch
@@ -315,9 +315,9 @@ def sample(self: CountGenes,
     cell=None,  # batch and log library size of the cells
 ) -> sp.csr_matrix:  # (b, G) counts
     "Counts drawn down the lecture's list: w, y, h, x. Raises ValueError without a log library size."
-    parts = self._library(cell), self.share(z, cell), self.dropout(z, cell)
-    l, rho, pi = (v.double().cpu().numpy() for v in parts)
+    parts = self._log_library(cell), self.share(z, cell), self.dropout(z, cell)
+    ell, rho, pi = (v.double().cpu().numpy() for v in parts)
     w = rho if self.r is None else self._scatter(rho, rng)
-    y = rng.poisson(l*w)
+    y = rng.poisson(np.exp(ell)*w)
     h = rng.uniform(size=y.shape) < pi
     return sp.csr_matrix(np.where(h, 0, y), dtype=np.float32)
