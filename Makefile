@@ -8,12 +8,16 @@ SEEDS    ?= 1
 LABELS   ?=
 VARIANTS ?= 0
 ROUNDS   ?= 3
+KERNELS  ?= default avx2 avx512
+THREADS  ?= 1 2
+ONLY     ?= $(sort $(wildcard nbs/*.ipynb))
+STALE    ?=
 OUT      ?= _report/$(basename $(patsubst %.gz,%,$(notdir $(patsubst %/,%,$(DATA)))))
 BIN      := .venv/bin
 ONE      := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1   # a thread for each process: numba alone would give torch all cores again
 LIMIT    := $(if $(shell command -v timeout 2>/dev/null),timeout 1200)
 
-.PHONY: help report test bench docs refresh readme lint clean
+.PHONY: help report test kernels bench docs refresh readme lint clean
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1\t/p' Makefile | expand -t 15
 
@@ -24,6 +28,9 @@ test: .venv/.installed  ## every check: the notebooks, then tests/ (set SCVAE_NB
 	$(ONE) $(LIMIT) $(BIN)/nbdev_test --n_workers 2 --timing
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadfile --junitxml=_report/tests.xml
 
+kernels: .venv/.installed  ## every check as other processors run it, hours: [KERNELS="default avx2 avx512"] [THREADS="1 2"]
+	BIN='$(BIN)' KERNELS='$(KERNELS)' THREADS='$(THREADS)' sh tools/kernels.sh
+
 bench: .venv/.installed .bench-venv/.installed  ## time and memory against a plain dense loop and scvi-tools, in _bench: [ROUNDS=3]
 	$(BIN)/python bench/run.py --scvi .bench-venv/bin/python --rounds $(ROUNDS)
 
@@ -32,18 +39,24 @@ docs: .venv/.installed  ## the site, in _docs (needs Quarto)
 	PYTHONPATH=tools $(BIN)/nbdev_proc_nbs && cd _proc && quarto render && cd .. && rm -rf _docs && mv _proc/_docs _docs
 	@echo "The site is in _docs: open _docs/index.html"
 
-refresh: .venv/.installed  ## run every notebook anew, slow cells too, and store what it shows (PBMC3k; takes a while)
-	for nb in nbs/*.ipynb; do $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 $$nb || exit 1; done
+refresh: export SCVAE_NB_RECORD = scores.csv   # the scores that two pages share
+refresh: .venv/.installed  ## run notebooks anew, slow cells too, store what they show and stamp it: [ONLY=nbs/X.ipynb] [STALE=1]
+	$(BIN)/nbdev_export
+	for nb in $(ONLY); do \
+	  if [ -n '$(STALE)' ] && $(BIN)/python tools/stamp.py $$nb > /dev/null; then continue; fi; \
+	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 $$nb || exit 1; \
+	  $(BIN)/python tools/stamp.py --set $$nb || exit 1; \
+	done
 	$(BIN)/nbdev_clean && $(MAKE) readme
 
 readme: .venv/.installed  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py README.md
 
-lint: .venv/.installed readme  ## clean and export the notebooks; fails where that changes a file
-	$(BIN)/nbdev_clean && $(BIN)/nbdev_export && git diff --exit-code
+lint: .venv/.installed readme  ## look at every line, clean and export the notebooks; fails where that changes a file
+	$(BIN)/ruff check && $(BIN)/nbdev_clean && $(BIN)/nbdev_export && git diff --exit-code
 
 clean:  ## remove what was built; .venv and _report stay
-	rm -rf _docs _proc build dist *.egg-info .pytest_cache .hypothesis nbs/nbdev.yml
+	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/nbdev.yml
 
 .venv/.installed: settings.ini setup.py constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo 'There is no $(PYTHON) here. Install Python 3.10 or later, or name one: make PYTHON=/path/to/python3'; exit 1; }

@@ -12,16 +12,22 @@ def _held(cells):
 def _epochs_of(net):
     "Have networks of a class note when an epoch begins; a function that gives the seconds of each."
     starts, usual = [], getattr(net, "at_epoch", lambda *_: None)
-    def at_epoch(self, epoch, max_epochs): starts.append(time.perf_counter()); usual(self, epoch, max_epochs)
+    def at_epoch(self, epoch, max_epochs):
+        starts.append(time.perf_counter())
+        usual(self, epoch, max_epochs)
+    def seconds():
+        ends = [*starts[1:], time.perf_counter()]
+        return [end - start for start, end in zip(starts, ends)]
     net.at_epoch = at_epoch
-    return lambda: [b - a for a, b in zip(starts, [*starts[1:], time.perf_counter()])]
+    return seconds
 
 
 def ours(path, batch_size, epochs, seed, _):
     import anndata as ad
     from scvae_nb.ae import AENet, DeepAE
     imported, seconds = peak_mb(), _epochs_of(AENet)
-    model = DeepAE(max_epochs=epochs, batch_size=batch_size, device="cpu", progress=False, random_state=seed).fit(ad.read_h5ad(path))
+    model = DeepAE(max_epochs=epochs, batch_size=batch_size, device="cpu", progress=False, random_state=seed)
+    model.fit(ad.read_h5ad(path))
     return dict(imported_mb=imported, seconds=seconds(), loss=model.history_["loss"][-1])
 
 
@@ -39,9 +45,12 @@ def counts(path, batch_size, epochs, seed, _):
     from scvae_nb.scvi import CountNet, SCVI
     imported, seconds = peak_mb(), _epochs_of(CountNet)
     train, held = _held(ad.read_h5ad(path))
-    model = SCVI(max_epochs=epochs, batch_size=batch_size, n_epochs_kl_warmup=epochs//2, device="cpu", progress=False, random_state=seed).fit(train)
-    took, terms = seconds(), model.elbo_terms(held, 10)
-    return dict(imported_mb=imported, seconds=took, reconstruction=terms["reconstruction"].mean(), elbo=terms["elbo"].mean())
+    model = SCVI(max_epochs=epochs, batch_size=batch_size, n_epochs_kl_warmup=epochs//2, device="cpu", progress=False,
+                 random_state=seed)
+    model.fit(train)
+    times, terms = seconds(), model.elbo_terms(held, 10)
+    means = {k: terms[k].mean() for k in ("reconstruction", "elbo")}
+    return dict(imported_mb=imported, seconds=times) | means
 
 
 def scvi(path, batch_size, epochs, seed, judged):
@@ -56,33 +65,53 @@ def scvi(path, batch_size, epochs, seed, judged):
     class Timer(Callback):
         def on_train_epoch_start(self, *_): starts.append(time.perf_counter())
         def on_train_epoch_end(self, *_): ends.append(time.perf_counter())
-    cells, held = _held(ad.read_h5ad(path)) if judged else (ad.read_h5ad(path), None)
+    cells, held = ad.read_h5ad(path), None
+    if judged: cells, held = _held(cells)
     scvi.model.SCVI.setup_anndata(cells, layer="counts" if "counts" in cells.layers else None)
     model = scvi.model.SCVI(cells, n_hidden=128, n_layers=1)
-    model.train(max_epochs=epochs, batch_size=batch_size, train_size=1., accelerator="cpu", enable_progress_bar=False, logger=False, callbacks=[Timer()],
-        plan_kwargs=dict(n_epochs_kl_warmup=epochs//2))
-    took = dict(imported_mb=imported, seconds=[e - s for s, e in zip(starts, ends)])
-    if held is None: return took
-    mean = lambda f: sum(float(f()) for _ in range(10))/10
-    return took | dict(reconstruction=mean(lambda: model.get_reconstruction_error(held)["reconstruction_loss"]), elbo=mean(lambda: model.get_elbo(held)))
+    model.train(
+        max_epochs=epochs, batch_size=batch_size, train_size=1., accelerator="cpu", enable_progress_bar=False,
+        logger=False, callbacks=[Timer()], plan_kwargs=dict(n_epochs_kl_warmup=epochs//2))
+    costs = dict(imported_mb=imported, seconds=[end - start for start, end in zip(starts, ends)])
+    if held is None: return costs
+    reconstruction = [model.get_reconstruction_error(held)["reconstruction_loss"] for _ in range(10)]
+    elbo = [model.get_elbo(held) for _ in range(10)]
+    return costs | dict(reconstruction=sum(map(float, reconstruction))/10, elbo=sum(map(float, elbo))/10)
 
 
 def peak_mb():
     "Peak resident memory of this process. `ru_maxrss` alone would count what the parent held when it forked."
     try: return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM"))/1024
-    except (OSError, StopIteration): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    except (OSError, StopIteration): pass
+    per_mb = 2**20 if sys.platform == "darwin" else 1024                      # macOS counts bytes, others kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/per_mb
 
 
 PACKAGES = dict(ours="scvae_nb", counts="scvae_nb", plain="torch", scvi="scvi-tools")
 
-if __name__ == "__main__":
+
+def arguments():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("who", choices=list(PACKAGES)); p.add_argument("path")
-    p.add_argument("--batch-size", type=int, default=256); p.add_argument("--epochs", type=int, default=4); p.add_argument("--seed", type=int, default=0)
+    p.add_argument("who", choices=list(PACKAGES))
+    p.add_argument("path")
+    p.add_argument("--batch-size", type=int, default=256)
+    p.add_argument("--epochs", type=int, default=4)
+    p.add_argument("--seed", type=int, default=0)
     p.add_argument("--held", action="store_true", help="judge a model of counts on cells held out")
-    a = p.parse_args()
-    got = globals()[a.who](a.path, a.batch_size, a.epochs, a.seed, a.held)
+    return p.parse_args()
+
+
+def about(who):
+    "What ran: versions and threads."
     import torch
-    warm = got["seconds"][len(got["seconds"])//2:]                                # the first half warms up: pages, caches, threads
-    print(json.dumps(got | dict(who=a.who, batch_size=a.batch_size, seconds=warm, peak_mb=peak_mb(),
-        package=f"{PACKAGES[a.who]} {version(PACKAGES[a.who])}", torch=version("torch"), threads=torch.get_num_threads(), python=platform.python_version())))
+    package = f"{PACKAGES[who]} {version(PACKAGES[who])}"
+    return dict(package=package, torch=version("torch"), threads=torch.get_num_threads(),
+                python=platform.python_version())
+
+
+if __name__ == "__main__":
+    a = arguments()
+    costs = globals()[a.who](a.path, a.batch_size, a.epochs, a.seed, a.held)
+    half = len(costs["seconds"])//2                                           # it warms up: pages, caches, threads
+    costs |= dict(who=a.who, batch_size=a.batch_size, seconds=costs["seconds"][half:], peak_mb=peak_mb())
+    print(json.dumps(costs | about(a.who)))

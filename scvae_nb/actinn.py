@@ -9,7 +9,8 @@ __all__ = ['fit_logistic', 'fit_perceptron', 'with_labels', 'split_labels', 'Typ
 
 # %% ../nbs/33_actinn.ipynb #c002
 import time, warnings, zlib
-from numbers import Integral, Real
+from copy import deepcopy
+from numbers import Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 import matplotlib.pyplot as plt
 from torch import nn
@@ -28,71 +29,72 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted, validate_data
-from .ae import Saved
-from .data import DataError, check_counts, check_labels, check_log, check_matrix
-from .evaluate import GREY, SPARE, as_labels, palette, style, heat, type_groups, type_ticks
+from .checks import DataError, as_labels, check_counts, check_labels, check_log, check_matrix, is_counts
+from .estimator import NOT_NEGATIVE, POSITIVE, Saved, at_least
 from .layers import CSRBatch, SparseLinear
+from .look import LINES, PART_COLOURS, Diagram, heat, palette, style, type_groups, type_ticks
 from .train import batches, seeded, train
 
 # %% ../nbs/33_actinn.ipynb #c005
 def fit_logistic(
-    X,          # (N, G) array
-    y,          # (N,) zeros and ones
-    lr=.5,      # step size
-    steps=1000, # how many
-) -> tuple:     # beta (G,), beta0, log-likelihood per cell before each step (steps,)
+    X:np.ndarray,    # (N, G)
+    y:np.ndarray,    # (N,) zeros and ones
+    lr:float=.5,     # step size
+    steps:int=1000,  # how many
+) -> tuple:          # beta (G,), beta0, log-likelihood per cell before each step (steps,)
     "Logistic regression by gradient ascent (Murphy 2012, section 8.3)."
-    X1 = np.column_stack([X, np.ones(len(X))])                  # (N, G+1): the offset is the weight of a constant
+    X1 = np.column_stack([X, np.ones(len(X))])   # (N, G+1): the offset is the weight of a constant
     theta, trace = np.zeros(X1.shape[1]), []
     for _ in range(steps):
-        a = X1 @ theta                                          # (N,)
+        a = X1 @ theta                           # (N,)
         trace.append((y*log_expit(a) + (1 - y)*log_expit(-a)).mean())
         theta += lr * X1.T @ (y - expit(a))/len(y)
     return theta[:-1], theta[-1], np.array(trace)
 
 # %% ../nbs/33_actinn.ipynb #c013
 def fit_perceptron(
-    X,           # (N, G) array
-    y,           # (N,) zeros and ones
-    epochs=100,  # most passes over the cells
-) -> tuple:      # beta (G,), beta0, mistakes in each pass
+    X:np.ndarray,    # (N, G)
+    y:np.ndarray,    # (N,) zeros and ones
+    epochs:int=100,  # most passes over the cells
+) -> tuple:          # beta (G,), beta0, mistakes in each pass
     "Rosenblatt's perceptron rule, until a pass is without mistakes (Murphy 2012, section 8.5.4)."
-    X1, t = np.column_stack([X, np.ones(len(X))]), 2*np.asarray(y) - 1
+    X1, t = np.column_stack([X, np.ones(len(X))]), 2*np.asarray(y) - 1   # (N, G+1), (N,)
     theta, mistakes = np.zeros(X1.shape[1]), []
     for _ in range(epochs):
         mistakes.append(0)
         for x, s in zip(X1, t):
-            if s*(theta @ x) <= 0: theta, mistakes[-1] = theta + s*x, mistakes[-1] + 1
+            if s*(theta @ x) > 0: continue                               # on its own side
+            theta = theta + s*x
+            mistakes[-1] += 1
         if not mistakes[-1]: break
     return theta[:-1], theta[-1], mistakes
 
 # %% ../nbs/33_actinn.ipynb #c022
 def with_labels(
-    M,     # (N, G) CSR matrix or array
-    code,  # (N,) class numbers, from 0
-):         # (N, G+1) of the same kind
+    M,                   # (N, G) CSR matrix or array
+    numbers:np.ndarray,  # (N,) class numbers, from 0
+):                       # (N, G+1) of the same kind
     "`M` with the class of each cell, plus one, as its last column."
-    c = np.asarray(code)[:, None].astype(M.dtype) + 1
-    return sp.csr_matrix(sp.hstack([M, c])) if sp.issparse(M) else np.hstack([M, c])
+    column = np.asarray(numbers)[:, None].astype(M.dtype) + 1      # (N, 1)
+    return sp.csr_matrix(sp.hstack([M, column])) if sp.issparse(M) else np.hstack([M, column])
 
+# %% ../nbs/33_actinn.ipynb #c022b
 def split_labels(
-    xb,     # (b, G+1) batch of what `with_labels` made
-) -> tuple: # cells (b, G), `CSRBatch` or tensor, and class numbers (b,)
+    xb,     # (b, G+1) batch of what `with_labels` made, `CSRBatch` or tensor
+) -> tuple: # cells (b, G) of the same kind, and class numbers (b,)
     "Take the last column off again."
-    if not isinstance(xb, CSRBatch): return xb[:, :-1], xb[:, -1].long() - 1
-    last = xb.indptr[1:] - 1                                                     # (b,)
-    keep = torch.ones_like(xb.indices, dtype=torch.bool); keep[last] = False
-    indptr = xb.indptr - torch.arange(len(xb.indptr), device=xb.indptr.device)   # one value fewer in each row
-    return CSRBatch(indptr, xb.indices[keep], xb.data[keep], (len(xb), xb.shape[1] - 1)), xb.data[last].long() - 1
+    G = xb.shape[1] - 1
+    if not isinstance(xb, CSRBatch): return xb[:, :G], xb[:, G].long() - 1
+    return xb.columns(0, G), xb.columns(G, G + 1).to_dense()[:, 0].long() - 1
 
 # %% ../nbs/33_actinn.ipynb #c025
 class TypeNet(nn.Module):
     "Genes -> ReLU layers -> one number per type. Trains on batches of `with_labels`."
     def __init__(self,
-        n_genes,               # G
-        n_classes,             # K
-        hidden=(100, 50, 25),  # widths between them; () is logistic regression
-        l2=.005,               # price of half the sum of squared weights
+        n_genes:int,                  # G
+        n_classes:int,                # K
+        hidden:tuple=(100, 50, 25),   # widths between them; () is logistic regression
+        l2:float=.005,                # times half the sum of squared weights is added to the loss
     ):
         super().__init__()
         widths = (*hidden, n_classes)
@@ -101,48 +103,63 @@ class TypeNet(nn.Module):
         for name, p in self.named_parameters():
             nn.init.zeros_(p) if name.endswith("bias") else nn.init.xavier_uniform_(p)
 
-    def weights(self): return [p for name, p in self.named_parameters() if name.endswith("weight")]
+# %% ../nbs/33_actinn.ipynb #c025b
+@patch
+def weights(self: TypeNet) -> list:  # a matrix for each layer
+    "The weights without the offsets."
+    return [p for name, p in self.named_parameters() if name.endswith("weight")]
 
-    def logits(self, x): return self.stack(self.input(x))                        # (b, K)
+# %% ../nbs/33_actinn.ipynb #c025e
+@patch
+def logits(self: TypeNet,
+    x,                 # (b, G) `CSRBatch` or tensor
+) -> torch.Tensor:     # (b, K)
+    "What the softmax makes probabilities of."
+    return self.stack(self.input(x))
 
-    def forward(self, xb):                                                       # (b, G+1)
-        x, y = split_labels(xb)
-        error = F.cross_entropy(self.logits(x), y)
-        price = self.l2*sum(w.square().sum() for w in self.weights())/2
-        return dict(loss=error + price, cross_entropy=error, weight_price=price)
+# %% ../nbs/33_actinn.ipynb #c025d
+@patch
+def forward(self: TypeNet,
+    xb,       # (b, G+1) batch of `with_labels`
+) -> dict:    # loss, cross_entropy, weight_penalty
+    "The loss of a batch and its two terms."
+    x, y = split_labels(xb)
+    error = F.cross_entropy(self.logits(x), y)
+    penalty = self.l2*sum(w.square().sum() for w in self.weights())/2
+    return dict(loss=error + penalty, cross_entropy=error, weight_penalty=penalty)
+
+# %% ../nbs/33_actinn.ipynb #c026a
+def _chain(widths, n_genes, n_classes):
+    "What stands in each circle of the chain, and on the arrow to it."
+    hidden = [f"$\\mathbf{{h}}_{i}$\n{w}" for i, w in enumerate(widths, 1)]
+    texts = [f"$\\mathbf{{x}}$\n{n_genes} genes", *hidden, f"$\\mathbf{{p}}$\n{n_classes} types", "$y$\nlabel"]
+    return list(zip(texts, ["", *["ReLU"]*len(widths), "softmax", "categorical"]))
 
 # %% ../nbs/33_actinn.ipynb #c026
 @style()
 def plot_classifier(
-    widths=(100, 50, 25),  # of the hidden layers
-    n_genes="G",           # number of genes, to write down
-    n_classes="K",         # number of types, to write down
+    widths:tuple=(100, 50, 25),  # of the hidden layers
+    n_genes="G",                 # number of genes, to write down
+    n_classes="K",               # number of types, to write down
 ) -> plt.Figure:
     "The network and its place in the model: genes, hidden layers, softmax, label; the plate is over cells."
-    fig, ax = plt.subplots(figsize=(8, 2.7))
-    names = [f"$\\mathbf{{x}}$\n{n_genes} genes", *[f"$\\mathbf{{h}}_{i}$\n{w}" for i, w in enumerate(widths, 1)], f"$\\mathbf{{p}}$\n{n_classes} types", "$y$\nlabel"]
-    maps = [*["ReLU"]*len(widths), "softmax", "Categorical"]
-    for i, t in enumerate(names):
-        ends = i in (0, len(names) - 1)                                          # what is observed is shaded
-        ax.add_patch(plt.Circle((1.5*i, 0), .42, fc="#DDDDDD" if ends else "w", ec="k", lw=1.2))
-        ax.text(1.5*i, 0, t, ha="center", va="center", size=8)
-        if i == 0: continue
-        ax.annotate("", (1.5*i - .44, 0), (1.5*i - 1.06, 0), arrowprops=dict(arrowstyle="-|>", color="k", lw=1.2))
-        ax.text(1.5*i - .75, .14, maps[i - 1], ha="center", size=6.8, color="#555555")
-        if i == len(names) - 1: continue
-        ax.annotate("", (1.5*i, -.44), (1.5*i, -.98), arrowprops=dict(arrowstyle="-|>", color=SPARE[0], lw=1))
-        ax.text(1.5*i, -1.12, f"$W_{i}, \\mathbf{{b}}_{i}$", ha="center", va="center", size=9, color=SPARE[0])
-    right = 1.5*(len(names) - 1) + .62
-    ax.add_patch(Rectangle((-.62, -.72), right + .62, 1.4, fill=False, ec="#888888", lw=1))
-    ax.text(right - .08, -.66, "N cells", ha="right", va="bottom", size=8, color="#666666")
-    ax.set(xlim=(-.8, right + .2), ylim=(-1.3, .8), aspect="equal"); ax.axis("off")
-    return fig
+    chain, colour = _chain(widths, n_genes, n_classes), PART_COLOURS["encoder"]
+    picture = Diagram(1.45*len(chain) + .2, 2.3)
+    for i, (text, arrow) in enumerate(chain):
+        x, seen = .8 + 1.45*i, i in (0, len(chain) - 1)
+        picture.circle(f"h{i}", x, 1.5, text, seen=seen, radius=.4, size=8)
+        if i: picture.arrow(f"h{i - 1}", f"h{i}", arrow)
+        if seen: continue
+        picture.dot(f"W{i}", x, .3, f"$W_{i}, \\mathbf{{b}}_{i}$", colour=colour, size=9)
+        picture.arrow(f"W{i}", f"h{i}", colour=colour)
+    picture.plate(" ".join(f"h{i}" for i in range(len(chain))), "N cells")
+    return picture.ax.figure
 
 # %% ../nbs/33_actinn.ipynb #c032
 def log2_scaled(
-    M,             # (N, G) counts, CSR matrix or array
-    total=10_000,  # what each cell sums to before the logarithm
-):                 # the same kind and type; a cell without counts stays zero
+    M,                 # (N, G) counts, CSR matrix or array
+    total:int=10_000,  # what each cell sums to before the logarithm
+):                     # the same kind and type; a cell without counts stays zero
     "log2(1 + total * x / sum(x)), as ACTINN's authors scale counts (Ma and Pellegrini 2020)."
     n = np.asarray(M.sum(1, dtype=np.float64)).ravel()                            # (N,)
     scale = total/np.where(n > 0, n, 1)
@@ -152,71 +169,98 @@ def log2_scaled(
     return out
 
 # %% ../nbs/33_actinn.ipynb #c035
+def _lie_within(v, percentiles):
+    "Which values lie between two percentiles; ties on the border stay together."
+    low, high = np.percentile(v, percentiles)
+    return (v >= low*(1 - 1e-6)) & (v <= high*(1 + 1e-6))
+
+def _mean_and_variance(M):
+    "Of each gene, in double precision, without a dense copy."
+    if sp.issparse(M): return mean_variance_axis(sp.csr_matrix(M, dtype=np.float64), axis=0)
+    return M.mean(0, dtype=np.float64), M.var(0, dtype=np.float64)
+
+# %% ../nbs/33_actinn.ipynb #c035b
 def keep_genes(
-    M,                     # (N, G) expression, CSR matrix or array, nothing below zero
-    percentiles=(1, 99),   # genes outside are dropped, by sum and then by coefficient of variation; None keeps all
-) -> np.ndarray:           # (n_kept,) column numbers
+    M,                          # (N, G) expression, CSR matrix or array, nothing below zero
+    percentiles:tuple=(1, 99),  # genes outside are dropped, by sum and then by coefficient of variation; None keeps all
+) -> np.ndarray:                # (n_kept,) column numbers
     "ACTINN's genes (Ma and Pellegrini 2020), chosen without a dense copy. Raises `DataError` if none are left."
     if percentiles is None or M.shape[1] < 100: return np.arange(M.shape[1])
-    if M.min() < 0: raise DataError("there are values below zero, so sums and variation say nothing of expression: give counts or log values, or percentiles=None")
-    def within(v): low, high = np.percentile(v, percentiles); return (v >= low*(1 - 1e-6)) & (v <= high*(1 + 1e-6))  # ties stay together
-    if sp.issparse(M): mean, var = mean_variance_axis(sp.csr_matrix(M, dtype=np.float64), axis=0)
-    else: mean, var = M.mean(0, dtype=np.float64), M.var(0, dtype=np.float64)
-    kept = np.flatnonzero(within(mean) & (mean > 0))
-    if len(kept): kept = kept[within(np.sqrt(var[kept])/mean[kept])]
-    if not len(kept): raise DataError(f"none of {M.shape[1]:,} genes lies within the percentiles {percentiles}: widen them")
+    if M.min() < 0:
+        raise DataError("there are values below zero, so sums and variation say nothing of expression: "
+            "give counts or log values, or percentiles=None")
+    mean, var = _mean_and_variance(M)                                    # (G,), (G,)
+    kept = np.flatnonzero(_lie_within(mean, percentiles) & (mean > 0))
+    if len(kept): kept = kept[_lie_within(np.sqrt(var[kept])/mean[kept], percentiles)]
+    if not len(kept):
+        raise DataError(f"none of {M.shape[1]:,} genes lies within the percentiles {percentiles}: widen them")
     return kept
 
+# %% ../nbs/33_actinn.ipynb #c035d
 class GeneFilter(SelectorMixin, BaseEstimator):
-    "`keep_genes` as a step of a scikit-learn pipeline, so that it sees the training cells of each fold only."
-    def __init__(self, percentiles=(1, 99)): self.percentiles = percentiles
+    "`keep_genes` as a step of a scikit-learn pipeline."
+    def __init__(self,
+        percentiles:tuple=(1, 99),  # as in `keep_genes`
+    ):
+        self.percentiles = percentiles
 
-    def fit(self, X, y=None):
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32])
-        self.kept_ = keep_genes(X, self.percentiles)
-        return self
-
-    def _get_support_mask(self):
+    def _get_support_mask(self):  # (G,) what scikit-learn's mixin asks for
         check_is_fitted(self)
         return np.isin(np.arange(self.n_features_in_), self.kept_)
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
+# %% ../nbs/33_actinn.ipynb #c035e
+@patch
+def fit(self: GeneFilter,
+    X,       # (N, G) expression, sparse matrix or array
+    y=None,  # not used
+) -> GeneFilter:
+    "Choose the genes."
+    X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32])
+    self.kept_ = keep_genes(X, self.percentiles)
+    return self
+
+# %% ../nbs/33_actinn.ipynb #c035g
+@patch
+def __sklearn_tags__(self: GeneFilter):
+    tags = super(GeneFilter, self).__sklearn_tags__()
+    tags.input_tags.sparse = True
+    return tags
 
 # %% ../nbs/33_actinn.ipynb #c042
 class ACTINN(Saved, ClassifierMixin, BaseEstimator):
     "Automated cell type identification by a neural network (Ma and Pellegrini 2020), on sparse cells."
     def __init__(self,
-        hidden=(100, 50, 25),   # widths of the ReLU layers; () is logistic regression
-        max_epochs=50,          # passes over the cells
-        batch_size=128,         # cells per step
-        lr=1e-4,                # learning rate of Adam
-        lr_decay=.95,           # its factor ...
-        decay_steps=1000,       # ... after every so many steps
-        l2=.005,                # price of half the sum of squared weights
-        percentiles=(1, 99),    # genes outside are dropped (see `keep_genes`); None keeps all
-        counts="auto",          # True: counts, to be scaled; False: taken as they are; "auto": whole numbers are counts
-        min_probability=None,   # below this probability no type is given; None: always give one
-        refused="unassigned",   # the label of such cells; a number if the labels are numbers
-        layer=None,             # of an AnnData: None for X; `pbmc3k()` has its counts in "counts"
-        device="auto",          # "cpu", "cuda", "auto"
-        progress=True,          # show a progress bar
-        random_state=None,      # int for results that can be repeated
+        hidden:tuple=(100, 50, 25),   # widths of the ReLU layers; () is logistic regression
+        max_epochs:int=50,            # passes over the cells
+        batch_size:int=128,           # cells per step
+        lr:float=1e-4,                # learning rate of Adam
+        lr_decay:float=.95,           # its factor ...
+        decay_steps:int=1000,         # ... after every so many steps
+        l2:float=.005,                # times half the sum of squared weights is added to the loss
+        percentiles:tuple=(1, 99),    # genes outside are dropped (see `keep_genes`); None keeps all
+        counts="auto",                # True: to be scaled; False: taken as they are; "auto": whole numbers are counts
+        min_probability:float=None,   # below this probability no type is given; None: always give one
+        refused="unassigned",         # the label of such cells; a number if the labels are numbers
+        layer:str=None,               # of an AnnData: None for X; `pbmc3k()` has its counts in "counts"
+        device:str="auto",            # "cpu", "cuda", "auto"
+        progress:bool=True,           # show a progress bar
+        random_state:int=None,        # int for results that can be repeated
     ):
-        self.hidden, self.max_epochs, self.batch_size, self.lr, self.lr_decay = hidden, max_epochs, batch_size, lr, lr_decay
-        self.decay_steps, self.l2, self.percentiles, self.counts = decay_steps, l2, percentiles, counts
-        self.min_probability, self.refused, self.layer = min_probability, refused, layer
+        self.hidden, self.max_epochs, self.batch_size = hidden, max_epochs, batch_size
+        self.lr, self.lr_decay, self.decay_steps, self.l2 = lr, lr_decay, decay_steps, l2
+        self.percentiles, self.counts, self.layer = percentiles, counts, layer
+        self.min_probability, self.refused = min_probability, refused
         self.device, self.progress, self.random_state = device, progress, random_state
 
 # %% ../nbs/33_actinn.ipynb #c043
-_some, _positive = Interval(Integral, 1, None, closed="left"), Interval(Real, 0, None, closed="neither")
-ACTINN._parameter_constraints = dict(hidden=["array-like"], max_epochs=[_some], batch_size=[_some], lr=[_positive], decay_steps=[_some],
-    lr_decay=[Interval(Real, 0, 1, closed="right")], l2=[Interval(Real, 0, None, closed="left")], percentiles=["array-like", None],
-    counts=["boolean", StrOptions({"auto"})], min_probability=[Interval(Real, 0, 1, closed="both"), None], refused=[str, Real],
+ACTINN._parameter_constraints = dict(
+    max_epochs=[at_least(1)], batch_size=[at_least(1)], decay_steps=[at_least(1)],
+    lr=[POSITIVE], lr_decay=[Interval(Real, 0, 1, closed="right")], l2=[NOT_NEGATIVE],
+    hidden=["array-like"], percentiles=["array-like", None], counts=["boolean", StrOptions({"auto"})],
+    min_probability=[Interval(Real, 0, 1, closed="both"), None], refused=[str, Real],
     layer=[str, None], device=[str], progress=["boolean"], random_state=["random_state"])
 
+# %% ../nbs/33_actinn.ipynb #c043a
 @patch
 def __sklearn_tags__(self: ACTINN):
     tags = super(ACTINN, self).__sklearn_tags__()
@@ -224,33 +268,63 @@ def __sklearn_tags__(self: ACTINN):
     return tags
 
 # %% ../nbs/33_actinn.ipynb #c045
-def _labels(X, y):
+def _read_labels(X, y):
     "Labels as an array without gaps; `y` is one, or the name of a column of `obs`."
-    if y is None: raise ValueError("This ACTINN estimator requires y to be passed, but the target y is None: give a label for each cell, or the name of a column of obs")
+    if y is None:
+        raise ValueError("This ACTINN estimator requires y to be passed, but the target y is None: "
+            "give a label for each cell, or the name of a column of obs")
     if isinstance(X, AnnData) or isinstance(y, str): return np.array(check_labels(X, y).tolist())
     gaps = np.argwhere(pd.isna(np.asarray(y, dtype=object)))
-    if len(gaps): raise DataError(f"{len(gaps):,} of {len(y):,} cells are without a label, the first: row {gaps[0, 0]} (counted from 0). Label them, or leave them out.")
+    if len(gaps):
+        raise DataError(f"{len(gaps):,} of {len(y):,} cells are without a label, "
+            f"the first: row {gaps[0, 0]} (counted from 0). Label them, or leave them out.")
     return y
 
+# %% ../nbs/33_actinn.ipynb #c045b
 def _gene_names(X):
     "Names of the genes, or None where there are none."
     if isinstance(X, AnnData): return X.var_names.to_numpy(dtype=object)
-    if isinstance(X, pd.DataFrame) and all(isinstance(c, str) for c in X.columns): return X.columns.to_numpy(dtype=object)
+    if not isinstance(X, pd.DataFrame) or not all(isinstance(c, str) for c in X.columns): return None
+    return X.columns.to_numpy(dtype=object)
 
-def _checked(model, X, min_cells=1):
+# %% ../nbs/33_actinn.ipynb #c045f
+_FLOATS = dict(accept_sparse="csr", dtype=[np.float64, np.float32], ensure_all_finite=False)
+
+@patch
+def _remember_genes(self: ACTINN, X, y):
+    "Remember names and number of the genes; gives back cells and labels as scikit-learn wants them."
+    if isinstance(X, AnnData):
+        self.feature_names_in_, self.n_features_in_ = _gene_names(X), X.n_vars
+        return X, y
+    M, y = validate_data(self, X, y, ensure_min_samples=2, ensure_min_features=2, **_FLOATS)
+    return (X if isinstance(X, pd.DataFrame) else M), y
+
+# %% ../nbs/33_actinn.ipynb #c045d
+@patch
+def _holds_counts(self: ACTINN, X):
+    "Does `X` hold counts? The setting `counts` says it, or the values do."
+    if self.counts != "auto": return bool(self.counts)
+    return is_counts(check_matrix(X, self.layer if isinstance(X, AnnData) else None))
+
+# %% ../nbs/33_actinn.ipynb #c045h
+def _warn_of_empty_cells(X, M):
+    empty = np.flatnonzero(np.asarray(M.sum(1)).ravel() == 0)
+    if not len(empty): return
+    first = X.obs_names[empty[0]] if isinstance(X, AnnData) else f"row {empty[0]}"
+    warnings.warn(f"{len(empty):,} of {M.shape[0]:,} cells are without counts, the first: {first}. "
+        "A type given to them means nothing: leave them out.")
+
+# %% ../nbs/33_actinn.ipynb #c045e
+@patch
+def _read_values(self: ACTINN, X, min_cells=1):
     "The matrix of `X`, CSR or array, once its values are of the kind that the model learns from."
-    layer = model.layer if isinstance(X, AnnData) else None
-    if model.counts_:
+    layer = self.layer if isinstance(X, AnnData) else None
+    if self.counts_:
         M = check_counts(X, layer, empty_cells=True, min_cells=min_cells)
-        empty = np.flatnonzero(np.asarray(M.sum(1)).ravel() == 0)
-        if len(empty): warnings.warn(f"{len(empty):,} of {M.shape[0]:,} cells are without counts, the first: {X.obs_names[empty[0]] if isinstance(X, AnnData) else f'row {empty[0]}'}. Whatever is said of them says nothing: leave them out.")
+        _warn_of_empty_cells(X, M)
         return M
-    if model.counts == "auto" and isinstance(X, AnnData) and layer is None: return check_log(X, min_cells=min_cells)
+    if self.counts == "auto" and isinstance(X, AnnData) and layer is None: return check_log(X, min_cells=min_cells)
     return check_matrix(X, layer, min_cells=min_cells)
-
-def _whole(M):
-    v = M.data if sp.issparse(M) else M
-    return bool((v >= 0).all() and (v == np.rint(v)).all())
 
 # %% ../nbs/33_actinn.ipynb #c047
 @patch
@@ -258,67 +332,112 @@ def fit(self: ACTINN,
     X,                # AnnData, sparse matrix, array or DataFrame: cells by genes
     y=None,           # (n_cells,) labels, or the name of a column of `X.obs`
     checkpoint=None,  # file to save training to, and to resume it from
-):
+) -> ACTINN:
     "Learn the types. Raises ValueError for bad data, labels or settings; warns of a type with a single cell."
     self._validate_params()
-    y = _labels(X, y)
-    if isinstance(X, AnnData): self.feature_names_in_, self.n_features_in_ = X.var_names.to_numpy(dtype=object), X.n_vars
-    else:
-        V, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], ensure_min_samples=2, ensure_min_features=2, ensure_all_finite=False)
-        if not isinstance(X, pd.DataFrame): X = V
+    X, y = self._remember_genes(X, _read_labels(X, y))
     check_classification_targets(y)
-    self.counts_ = _whole(check_matrix(X, self.layer if isinstance(X, AnnData) else None)) if self.counts == "auto" else bool(self.counts)
-    M = _checked(self, X, 2)
+    self.counts_ = self._holds_counts(X)
+    M = self._read_values(X, min_cells=2)
     if self.counts_: M = log2_scaled(M)
-    self.classes_, code = np.unique(y, return_inverse=True)
-    self._check_classes(X, code)
+    self.classes_, numbers = np.unique(y, return_inverse=True)
+    self._check_classes(X, numbers)
     self.kept_ = keep_genes(M, self.percentiles)
-    return self._train(with_labels(M[:, self.kept_], code), checkpoint)
+    return self._train_network(with_labels(M[:, self.kept_], numbers), checkpoint)
 
 # %% ../nbs/33_actinn.ipynb #c049
 @patch
-def _check_classes(self: ACTINN, X, code):
-    "Refuse a single class, warn of a class of one cell, refuse a label for the refused that cannot be told from the others."
-    if len(self.classes_) < 2: raise ValueError(f"all {len(code):,} cells have the label {self.classes_.tolist()[0]!r}: a classifier needs at least two classes")
-    for k in np.flatnonzero(np.bincount(code) == 1):
-        i = int(np.flatnonzero(code == k)[0])
-        who = X.obs_names[i] if isinstance(X, AnnData) else f"row {i}, counted from 0"
-        warnings.warn(f"the class {self.classes_.tolist()[k]!r} has one cell only ({who}): it can be learnt but not tested. Merge it with another class, or leave it out.")
-    if self.min_probability is not None: self._refusal()
+def _check_classes(self: ACTINN, X, numbers):
+    "Raises ValueError for a single class, warns of a class of one cell."
+    if len(self.classes_) < 2:
+        raise ValueError(f"all {len(numbers):,} cells have the label {self.classes_.tolist()[0]!r}: "
+            "a classifier needs at least two classes")
+    for k in np.flatnonzero(np.bincount(numbers) == 1):
+        i = int(np.flatnonzero(numbers == k)[0])
+        cell = X.obs_names[i] if isinstance(X, AnnData) else f"row {i}, counted from 0"
+        warnings.warn(f"the class {self.classes_.tolist()[k]!r} has one cell only ({cell}): "
+            "it can be learnt but not tested. Merge it with another class, or leave it out.")
+    if self.min_probability is not None: self._refused_label()
 
+# %% ../nbs/33_actinn.ipynb #c049b
 @patch
-def _refusal(self: ACTINN):
+def _refused_label(self: ACTINN):
     "The label of refused cells. Raises ValueError if it is a type itself, or text among numbers."
     if self.classes_.dtype.kind in "iufb" and isinstance(self.refused, str):
-        raise ValueError(f"the labels are numbers, and refused={self.refused!r} is text: name a number that is no label, for example refused=-1")
-    if self.refused in self.classes_.tolist(): raise ValueError(f"refused={self.refused!r} is itself one of the labels: choose another word for cells without a type")
+        raise ValueError(f"the labels are numbers, and refused={self.refused!r} is text: "
+            "name a number that is no label, for example refused=-1")
+    if self.refused in self.classes_.tolist():
+        raise ValueError(f"refused={self.refused!r} is itself one of the labels: "
+            "choose another word for cells without a type")
     return self.refused
 
+# %% ../nbs/33_actinn.ipynb #c049d
 @patch
-def _train(self: ACTINN, L, checkpoint):
-    "Train on the labelled matrix; seeds as for every model."
+def build(self: ACTINN,
+    n_genes:int,    # that it reads
+    n_classes:int,  # types
+) -> TypeNet:
+    "A new, untrained network with these settings."
+    return TypeNet(n_genes, n_classes, tuple(self.hidden), self.l2)
+
+# %% ../nbs/33_actinn.ipynb #c049e
+@patch
+def _train_network(self: ACTINN, L, checkpoint):
+    "Train on the labelled matrix."
     self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-    dtype = torch.float64 if L.dtype == np.float64 else torch.float32
-    with seeded(self.seed_): self.net_ = self._build().to(dtype)
-    self.history_ = train(self.net_, L, self.max_epochs, self.batch_size, self.lr, self.seed_, self.device,
-        "64-true" if dtype == torch.float64 else "32-true", checkpoint, run=self._run(L), progress=self.progress,
-        schedule=lambda o: StepLR(o, self.decay_steps, self.lr_decay))
+    dtype, precision = (torch.float64, "64-true") if L.dtype == np.float64 else (torch.float32, "32-true")
+    with seeded(self.seed_): self.net_ = self.build(len(self.kept_), len(self.classes_)).to(dtype)
+    self.history_ = train(self.net_, L, self.max_epochs, self.batch_size, self.lr, self.seed_, self.device, precision,
+        checkpoint, run=self._fingerprint(L), progress=self.progress,
+        schedule=lambda optimizer: StepLR(optimizer, self.decay_steps, self.lr_decay))
     self.net_.to("cpu").eval()
     self.n_epochs_ = len(self.history_.get("loss", []))
     return self
 
-# %% ../nbs/33_actinn.ipynb #c050
+# %% ../nbs/33_actinn.ipynb #c049h
 @patch
-def _build(self: ACTINN): return TypeNet(len(self.kept_), len(self.classes_), tuple(self.hidden), self.l2)
+def to_torch(self: ACTINN) -> TypeNet:
+    "A copy of the fitted network. It reads the genes `kept_`, scaled as in training."
+    check_is_fitted(self)
+    return deepcopy(self.net_)
+
+# %% ../nbs/33_actinn.ipynb #c050
+_FREE = {"max_epochs", "progress", "device", "random_state", "min_probability", "refused"}
 
 @patch
-def _run(self: ACTINN, L):
+def _fingerprint(self: ACTINN, L):
     "What tells this run from another, as plain values; the last column of `L` has the labels."
-    free = {"max_epochs", "progress", "device", "random_state", "min_probability", "refused"}
-    settings = {k: repr(v) for k, v in self.get_params().items() if k not in free}
+    settings = {k: repr(v) for k, v in self.get_params().items() if k not in _FREE}
     labels = L[:, -1].toarray() if sp.issparse(L) else L[:, -1]
-    return dict(model=type(self).__name__, seed=self.seed_, cells=L.shape[0], genes=L.shape[1] - 1, sum=float(L.sum()),
-        labels=zlib.crc32(np.ascontiguousarray(labels, dtype=np.float64).tobytes())) | settings
+    checksum = zlib.crc32(np.ascontiguousarray(labels, dtype=np.float64).tobytes())
+    data = dict(cells=L.shape[0], genes=L.shape[1] - 1, sum=float(L.sum()), labels=checksum)
+    return dict(model=type(self).__name__, seed=self.seed_) | data | settings
+
+# %% ../nbs/33_actinn.ipynb #c051a
+def _find_genes(genes, known):
+    "The place of each known gene among `genes`, (G,), -1 where it is missing; a name must not occur twice."
+    index = pd.Index(genes)
+    if index.has_duplicates:
+        names = ", ".join(map(str, index[index.duplicated()].unique()[:5]))
+        raise DataError(f"gene names that occur more than once: {names}. "
+            "Make them unique: adata.var_names_make_unique().")
+    return index.get_indexer(known)
+
+# %% ../nbs/33_actinn.ipynb #c051e
+def _refuse_other_names(genes, known):
+    "Raise a `DataError` that shows the names of both."
+    model, data = (", ".join(map(str, names[:3])) for names in (known, genes))
+    raise DataError(f"none of the {len(known):,} genes of the model ({model}, ...) is among the {len(genes):,} "
+        f"of the data ({data}, ...). Are they named the same way, symbols or identifiers, in capitals or not?")
+
+# %% ../nbs/33_actinn.ipynb #c051c
+def _move_columns(M, places):
+    "Column `places[j]` of `M` becomes column j, zeros where it is -1."
+    if np.array_equal(places, np.arange(M.shape[1])): return M
+    present = np.flatnonzero(places >= 0)
+    ones = np.ones(len(present), M.dtype)
+    moved = M @ sp.csr_matrix((ones, (places[present], present)), (M.shape[1], len(places)))  # (N, G)
+    return sp.csr_matrix(moved) if sp.issparse(M) else np.asarray(moved)
 
 # %% ../nbs/33_actinn.ipynb #c052
 def match_genes(
@@ -326,18 +445,13 @@ def match_genes(
     genes,  # (n_genes,) its gene names
     known,  # (G,) the gene names wanted, in the order wanted
 ) -> tuple: # matrix (N, G), and dict of common, missing and extra names
-    "Put columns into the order of `known`, zeros for missing ones. Raises `DataError`: no gene in common, or a name that occurs twice."
-    at = pd.Index(genes)
-    if at.has_duplicates: raise DataError(f"gene names that occur more than once: {', '.join(map(str, at[at.duplicated()].unique()[:5]))}. Make them unique: adata.var_names_make_unique().")
-    at = at.get_indexer(known)                                                   # (G,) -1 where missing
-    there = at >= 0
-    report = dict(common=list(np.asarray(known)[there]), missing=list(np.asarray(known)[~there]), extra=list(pd.Index(genes).difference(known, sort=False)))
-    if not there.any():
-        raise DataError(f"none of the {len(at):,} genes of the model ({', '.join(map(str, known[:3]))}, ...) is among the {len(genes):,} of the data "
-            f"({', '.join(map(str, genes[:3]))}, ...). Are they named the same way, symbols or identifiers, in capitals or not?")
-    if np.array_equal(at, np.arange(M.shape[1])): return M, report
-    where = sp.csr_matrix((np.ones(there.sum(), M.dtype), (at[there], np.flatnonzero(there))), (M.shape[1], len(at)))
-    return (sp.csr_matrix(M @ where) if sp.issparse(M) else np.asarray(M @ where)), report
+    "Columns in the order of `known`, zeros for missing ones. Raises `DataError`: no gene in common, or a name twice."
+    places = _find_genes(genes, known)                      # (G,)
+    present, known = places >= 0, np.asarray(known)
+    if not present.any(): _refuse_other_names(genes, known)
+    extra = pd.Index(genes).difference(known, sort=False)
+    report = dict(common=list(known[present]), missing=list(known[~present]), extra=list(extra))
+    return _move_columns(M, places), report
 
 # %% ../nbs/33_actinn.ipynb #c054
 @patch
@@ -347,30 +461,47 @@ def gene_report(self: ACTINN,
     "How the genes of `X` match those of the training cells, by name. Raises `DataError` if none do."
     check_is_fitted(self)
     genes = _gene_names(X)
-    if genes is None or not hasattr(self, "feature_names_in_"): raise DataError("genes can only be matched by name: fit and ask with an AnnData or a DataFrame")
+    if genes is None or not hasattr(self, "feature_names_in_"):
+        raise DataError("genes can only be matched by name: fit and ask with an AnnData or a DataFrame")
     return match_genes(sp.csr_matrix((1, len(genes))), genes, self.feature_names_in_)[1]
 
+# %% ../nbs/33_actinn.ipynb #c055
+def _first_names(names):
+    "How many there are, and the first three."
+    if not names: return "0"
+    return f"{len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})"
+
+# %% ../nbs/33_actinn.ipynb #c055c
+def _warn_of_genes(report):
+    "Warn if genes are missing or left out."
+    common, missing, extra = report["common"], report["missing"], report["extra"]
+    if not (missing or extra): return
+    warnings.warn(f"{len(common):,} of the model's {len(common) + len(missing):,} genes are in the data; "
+        f"{_first_names(missing)} are missing and taken as zero, "
+        f"{_first_names(extra)} are not in the model and left out", stacklevel=5)
+
+# %% ../nbs/33_actinn.ipynb #c055b
 @patch
-def _read(self: ACTINN, X):
-    "What the network reads: the model's genes in the model's order, scaled as in training."
-    check_is_fitted(self)
+def _read_known_genes(self: ACTINN, X):
+    "The values of the model's genes, in the model's order."
     genes, known = _gene_names(X), getattr(self, "feature_names_in_", None)
     if genes is not None and known is not None:
-        M, told = match_genes(_checked(self, X), genes, known)
-        if told["missing"] or told["extra"]: _tell(told)
-    elif isinstance(X, AnnData):
-        M = _checked(self, X)
-        if M.shape[1] != self.n_features_in_: raise DataError(f"the data have {M.shape[1]:,} genes, the model was fitted on {self.n_features_in_:,} without names: give the same genes in the same order")
-    else: M = _checked(self, validate_data(self, X, reset=False, accept_sparse="csr", dtype=[np.float64, np.float32], ensure_all_finite=False))
-    return (log2_scaled(M) if self.counts_ else M)[:, self.kept_]
+        M, report = match_genes(self._read_values(X), genes, known)
+        _warn_of_genes(report)
+        return M
+    if not isinstance(X, AnnData): return self._read_values(validate_data(self, X, reset=False, **_FLOATS))
+    M = self._read_values(X)
+    if M.shape[1] == self.n_features_in_: return M
+    raise DataError(f"the data have {M.shape[1]:,} genes, the model was fitted on {self.n_features_in_:,} "
+        "without names: give the same genes in the same order")
 
-# %% ../nbs/33_actinn.ipynb #c055
-def _tell(told):
-    "Warn of genes that differ."
-    few = lambda names: f"{len(names):,}" + (f" ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})" if names else "")
-    n = len(told["common"])
-    warnings.warn(f"{n:,} of the model's {n + len(told['missing']):,} genes are in the data; {few(told['missing'])} are missing and taken as zero, "
-        f"{few(told['extra'])} are not in the model and left out", stacklevel=4)
+# %% ../nbs/33_actinn.ipynb #c055d
+@patch
+def _network_input(self: ACTINN, X):
+    "What the network reads: the model's genes, scaled as in training, without those that were dropped."
+    check_is_fitted(self)
+    M = self._read_known_genes(X)
+    return (log2_scaled(M) if self.counts_ else M)[:, self.kept_]
 
 # %% ../nbs/33_actinn.ipynb #c057
 @patch
@@ -378,21 +509,24 @@ def predict_proba(self: ACTINN,
     X,  # cells by genes
 ) -> np.ndarray:  # (n_cells, n_classes), rows sum to one, columns in the order of `classes_`
     "The probability of each type. Warns if genes differ from those of `fit`; raises `DataError` if none are in common."
-    M = self._read(X)
-    dtype = self.net_.input.weight.dtype
-    with torch.no_grad(): return torch.cat([self.net_.logits(xb).softmax(1) for xb in batches(M, 1024, dtype=dtype)]).numpy()
+    M = self._network_input(X)
+    dtype = next(self.net_.parameters()).dtype
+    with torch.no_grad():
+        return torch.cat([self.net_.logits(xb).softmax(1) for xb in batches(M, 1024, dtype=dtype)]).numpy()
 
+# %% ../nbs/33_actinn.ipynb #c057b
 @patch
 def predict(self: ACTINN,
     X,  # cells by genes
 ) -> np.ndarray:  # (n_cells,)
     "The most probable type of each cell, or `refused` where its probability is below `min_probability`."
-    P = self.predict_proba(X)
-    named = self.classes_[P.argmax(1)]
-    if self.min_probability is None: return named
+    P = self.predict_proba(X)                                  # (n_cells, n_classes)
+    types = self.classes_[P.argmax(1)]
+    if self.min_probability is None: return types
     self._validate_params()
-    return np.where(P.max(1) >= self.min_probability, named, self._refusal())
+    return np.where(P.max(1) >= self.min_probability, types, self._refused_label())
 
+# %% ../nbs/33_actinn.ipynb #c057d
 @patch
 def score(self: ACTINN,
     X,                   # cells by genes
@@ -400,81 +534,120 @@ def score(self: ACTINN,
     sample_weight=None,  # (n_cells,)
 ) -> float:
     "The share of cells whose type is predicted right; a refused cell counts as wrong."
-    return ClassifierMixin.score(self, X, _labels(X, y), sample_weight)
+    return ClassifierMixin.score(self, X, _read_labels(X, y), sample_weight)
 
 # %% ../nbs/33_actinn.ipynb #c067
+def _fold_score(model, X, y, learn, test):
+    "Fit on the cells `learn`, predict the cells `test`: the predictions, and a dict of measures."
+    start = time.perf_counter()
+    answers = clone(model).fit(X[learn], y[learn]).predict(X[test])
+    f1 = f1_score(y[test], answers, average="macro", labels=np.unique(y[test]), zero_division=0)
+    return answers, dict(accuracy=(answers == y[test]).mean(), macro_f1=f1, seconds=time.perf_counter() - start)
+
+# %% ../nbs/33_actinn.ipynb #c067b
 def compare_classifiers(
-    models,         # dict: name -> classifier with `fit` and `predict`
-    X,              # (N, G) CSR matrix or array
-    y,              # (N,) labels
-    n_splits=5,     # folds
-    random_state=0, # of the folds: the same number, the same folds
-) -> tuple:         # table with a row per model and fold (model, fold, accuracy, macro_f1, seconds), dict of out-of-fold predictions
+    models:dict,         # name -> classifier with `fit` and `predict`
+    X,                   # (N, G) CSR matrix or array
+    y,                   # (N,) labels
+    n_splits:int=5,      # folds
+    random_state:int=0,  # of the folds: the same number, the same folds
+) -> tuple:              # table (model, fold, accuracy, macro_f1, seconds), and dict of out-of-fold predictions
     "Cross-validate classifiers on the same stratified folds. Raises ValueError if no type has a cell for every fold."
-    y, rows, said = np.asarray(y), [], {n: np.empty(len(y), dtype=object) for n in models}
+    y, rows = np.asarray(y), []
+    predictions = {name: np.empty(len(y), dtype=object) for name in models}
     folds = StratifiedKFold(n_splits, shuffle=True, random_state=random_state).split(np.zeros(len(y)), y)
     for fold, (learn, test) in enumerate(folds):
         for name, model in models.items():
-            start = time.perf_counter()
-            p = clone(model).fit(X[learn], y[learn]).predict(X[test])
-            said[name][test] = p
-            f1 = f1_score(y[test], p, average="macro", labels=np.unique(y[test]), zero_division=0)
-            rows.append(dict(model=name, fold=fold, accuracy=(p == y[test]).mean(), macro_f1=f1, seconds=time.perf_counter() - start))
-    return pd.DataFrame(rows), said
+            predictions[name][test], measures = _fold_score(model, X, y, learn, test)
+            rows.append(dict(model=name, fold=fold) | measures)
+    return pd.DataFrame(rows), predictions
 
-def fold_summary(table) -> pd.DataFrame:  # a row per model
+# %% ../nbs/33_actinn.ipynb #c067d
+def fold_summary(
+    table:pd.DataFrame,  # of `compare_classifiers`
+) -> pd.DataFrame:       # a row per model
     "Mean over folds, and the range."
     def text(s): return f"{s.mean():.3f} ({s.min():.3f} to {s.max():.3f})"
-    return table.groupby("model", sort=False)[["accuracy", "macro_f1"]].agg(text).rename(columns={"macro_f1": "macro-F1"})
+    summary = table.groupby("model", sort=False)[["accuracy", "macro_f1"]].agg(text)
+    return summary.rename(columns={"macro_f1": "macro-F1"})
+
+# %% ../nbs/33_actinn.ipynb #c070b
+def _confusion_columns(labels, predictions, right, last):
+    "The names of the columns: what was predicted, and every label if it should be predicted as itself."
+    order = list(palette([*labels, *predictions]))
+    names = set(predictions) | (set(labels) if right is None else set())
+    return sorted(names, key=lambda name: (name == last, order.index(name)))
+
+# %% ../nbs/33_actinn.ipynb #c070c
+def _frame_right(ax, names, columns, right):
+    "Frame the fields that count as right."
+    right = {label: {label} for label in names} if right is None else right
+    for i, label in enumerate(names):
+        for j, name in enumerate(columns):
+            if name not in right.get(label, ()): continue
+            ax.add_patch(Rectangle((j - .5, i - .5), 1, 1, fill=False, ec="k", lw=1.8, clip_on=False, zorder=5))
 
 # %% ../nbs/33_actinn.ipynb #c071
 @style()
 def plot_confusion(
-    true,          # (n_cells,) labels
-    said,          # (n_cells,) predictions
-    right=None,    # dict: label -> predictions that count as right, to be framed; None: the label itself
-    last="unassigned",  # a prediction that stands at the end
-    ax=None,       # axes to draw on; None: a new figure
+    labels,                 # (n_cells,)
+    predictions,            # (n_cells,)
+    right:dict=None,        # label -> predictions that count as right, to be framed; None: the label itself
+    last:str="unassigned",  # a prediction that stands at the end
+    ax:plt.Axes=None,       # axes to draw on; None: a new figure
 ) -> plt.Axes:
     "Labels in rows, predictions in columns: numbers of cells, shaded by their share of the row."
-    true, said = as_labels(true), as_labels(said)
-    groups = type_groups(true, len(true))
+    labels, predictions = as_labels(labels).astype(str), as_labels(predictions).astype(str)
+    groups = type_groups(labels, len(labels))
     names = [t for t, *_ in groups]
-    columns = sorted(palette([*said, *(names if right is None else [])]), key=lambda c: (c == last, list(palette([*true, *said])).index(c)))
-    N = pd.crosstab(true, said).reindex(index=names, columns=columns, fill_value=0)
+    columns = _confusion_columns(labels, predictions, right, last)
+    N = pd.crosstab(labels, predictions).reindex(index=names, columns=columns, fill_value=0)
     ax = ax or plt.subplots(figsize=(8, .36*len(N) + 1.7))[1]
     heat(ax, N.div(N.sum(axis=1), axis=0).to_numpy(), N.astype(str).replace("0", "·").to_numpy())
     type_ticks(ax, groups)
     ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
-    for i, t in enumerate(names):
-        for j, c in enumerate(columns):
-            if c in ({t} if right is None else right.get(t, ())): ax.add_patch(Rectangle((j - .5, i - .5), 1, 1, fill=False, ec="k", lw=1.8, clip_on=False, zorder=5))
+    _frame_right(ax, names, columns, right)
     ax.set(xlabel="predicted", ylabel="label")
     return ax
 
 # %% ../nbs/33_actinn.ipynb #c087
 @patch
 def _describe(self: ACTINN):
-    return super(ACTINN, self)._describe() | dict(classes=self.classes_.tolist(), labels=self.classes_.dtype.str, counts=self.counts_, kept=self.kept_.tolist())
+    about = super(ACTINN, self)._describe()
+    about |= dict(classes=self.classes_.tolist(), labels=self.classes_.dtype.str)
+    return about | dict(counts=self.counts_, kept=self.kept_.tolist())
 
+# %% ../nbs/33_actinn.ipynb #c087a
 @patch
 def _rebuild(self: ACTINN, about):
-    self.classes_, self.kept_, self.counts_ = np.array(about["classes"], dtype=about["labels"]), np.array(about["kept"]), about["counts"]
-    return self._build()
+    self.classes_ = np.array(about["classes"], dtype=about["labels"])
+    self.kept_, self.counts_ = np.array(about["kept"]), about["counts"]
+    return self.build(len(self.kept_), len(self.classes_))
 
 # %% ../nbs/33_actinn.ipynb #c098
+def _draw_folds(ax, table, column, colours):
+    "A row for each model: its folds as points, their mean as a bar."
+    for i, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        v = rows[column]
+        ax.scatter(v, i + np.linspace(-.2, .2, len(v)), s=22, color=colours[model], lw=0, alpha=.85)
+        ax.plot([v.mean()]*2, [i - .36, i + .36], color="k", lw=1.8)
+    ax.grid(axis="x", color="0.9")
+    ax.set_axisbelow(True)
+
+# %% ../nbs/33_actinn.ipynb #c098a
 @style()
 def plot_folds(
-    table,               # of `compare_classifiers`: model, fold and the measures
-    columns=dict(accuracy="accuracy", macro_f1="macro-F1"),  # measures to show, and their names
+    table:pd.DataFrame,   # of `compare_classifiers`: model, fold and the measures
+    columns:dict=dict(accuracy="accuracy", macro_f1="macro-F1"),  # measures to show, and their names
+    colours:dict=None,    # model -> colour; None: those of lines, one after the other
 ) -> plt.Figure:
     "A point for each fold and a bar at the mean, models below each other, measures side by side."
     models = list(table["model"].drop_duplicates())
-    fig, axs = plt.subplots(1, len(columns), figsize=(8, .38*len(models) + 1), sharey=True, squeeze=False)
-    for ax, (c, name) in zip(axs.flat, columns.items()):
-        for i, m in enumerate(models):
-            v = table.loc[table["model"] == m, c]
-            ax.scatter(v, i + np.linspace(-.2, .2, len(v)), s=22, color=SPARE[i % len(SPARE)], lw=0, alpha=.85)
-            ax.plot([v.mean()]*2, [i - .36, i + .36], color="k", lw=1.8)
-        ax.set(xlabel=name, ylim=(len(models) - .5, -.5)); ax.set_yticks(range(len(models)), models); ax.grid(axis="x", color="0.9"); ax.set_axisbelow(True)
+    colours = colours or {m: LINES[i % len(LINES)] for i, m in enumerate(models)}
+    size = 8, .38*len(models) + 1
+    fig, axs = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False)
+    for ax, (column, name) in zip(axs.flat, columns.items()):
+        _draw_folds(ax, table, column, colours)
+        ax.set(xlabel=name, ylim=(len(models) - .5, -.5))
+        ax.set_yticks(range(len(models)), models)
     return fig

@@ -1,9 +1,16 @@
 "Everything a notebook needs: `from scvae_nb.all import *`."
+from .checks import *
+from .look import *
+from .files import *
 from .data import *
 from .layers import *
 from .losses import *
+from .posteriors import *
 from .likelihoods import *
 from .train import *
+from .pair import *
+from .estimator import *
+from .paired import *
 from .ae import *
 from .vae import *
 from .vsc import *

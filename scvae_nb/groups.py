@@ -9,7 +9,8 @@ __all__ = ['batch_scores', 'two_groups', 'fold_changes', 'call_genes']
 import numpy as np, pandas as pd, torch
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
-from .evaluate import as_labels, check_latent, kmeans, scores
+from .checks import as_labels, check_latent
+from .evaluate import kmeans, scores
 
 # %% ../nbs/25_groups.ipynb #g005
 def _neighbours(Z, k):

@@ -51,7 +51,7 @@ def squared_error(self: GaussianGenes, x, z):
 
 @patch
 def misfit(self: GaussianGenes, x, z, cell=None):
-    "What training sees of a cell, (b,): the squared error, each gene by twice its noise, and what the noise itself costs."
+    "What training sees of a cell, (b,): squared error, each gene by twice its noise, and what the noise itself costs."
     if self.log_noise is None: return self.squared_error(x, z)
     return self._weighted_error(x, z) + self._noise_cost()
 

@@ -11,9 +11,12 @@ def copy_project(to):
     ignored = [Path(o).name for o in (ROOT/'.gitignore').read_text().split()]
     return Path(shutil.copytree(ROOT, to, symlinks=True, ignore=shutil.ignore_patterns('.git', *ignored)))
 
+MAKES = ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL', 'DATA', 'SEEDS', 'OUT', 'VARIANTS', 'PYTHON', 'ONLY', 'STALE',
+         'KERNELS', 'THREADS')
+
 def make(*args, cwd=ROOT, **env):
     "Run make, as if not from within another make"
-    clean = {k: v for k, v in os.environ.items() if k not in ('MAKEFLAGS', 'MFLAGS', 'MAKELEVEL', 'DATA', 'SEEDS', 'OUT', 'VARIANTS', 'PYTHON')}
+    clean = {k: v for k, v in os.environ.items() if k not in MAKES}
     return subprocess.run(['make', *args], cwd=cwd, env=clean | env, capture_output=True, text=True)
 
 @pytest.fixture

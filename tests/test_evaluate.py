@@ -1,17 +1,22 @@
-"Evaluation from outside: scores against scikit-learn and the published numbers, pictures that can be read back, input that must be refused."
+"""Evaluation from outside: scores against scikit-learn and the published numbers, pictures that can be read back,
+input that must be refused."""
 import errno, os, subprocess, sys
-import matplotlib; matplotlib.use("Agg")
+import matplotlib
+matplotlib.use("Agg")
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from matplotlib.colors import to_hex
 from sklearn import metrics
 from sklearn.datasets import make_blobs
-from scvae_nb import evaluate as ev
+from scvae_nb import evaluate as ev, look
 
 TYPES = np.array(["B", "NK", "CD8 T", "DC"])
 Z, blob = make_blobs([60, 50, 40, 30], n_features=5, centers=np.eye(4, 5)*40, random_state=0)
 y = TYPES[blob]                                                       # four types, well apart
-labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=2, max_size=60).filter(lambda p: len({t for t, _ in p}) > 1)
+
+def two_types(pairs): return len({t for t, _ in pairs}) > 1
+labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=2, max_size=60).filter(two_types)
+def nmi(a, b): return metrics.normalized_mutual_info_score(a, b, average_method="geometric")
 
 
 @pytest.fixture(autouse=True)
@@ -26,47 +31,54 @@ def no_windows(monkeypatch):
 def judged(): return ev.evaluate(Z, y, perplexity=15)
 
 
+def run_python(code, **env):
+    "What another process prints that runs this code."
+    python = [sys.executable, "-c", code]
+    return subprocess.run(python, env=os.environ | env, capture_output=True, text=True, check=True).stdout.strip()
+
+
 # ---- scores
 
-@pytest.mark.parametrize("nmi, h, c", [(.7209, .7704, .6745), (.6092, .6543, .5673), (.6456, .6921, .6021)])
-def test_published_nmi_is_the_geometric_one(nmi, h, c): assert nmi == pytest.approx((h*c)**.5, abs=1e-4)
+@pytest.mark.parametrize("published, h, c", [(.7209, .7704, .6745), (.6092, .6543, .5673), (.6456, .6921, .6021)])
+def test_published_nmi_is_the_geometric_one(published, h, c): assert published == pytest.approx((h*c)**.5, abs=1e-4)
 
 
 @given(labels)
 @settings(max_examples=60, deadline=None)
 def test_scores_are_those_of_scikit_learn(pairs):
-    true, found = map(list, zip(*pairs))
-    s = ev.scores([TYPES[t % 4] + str(t) for t in true], found)
-    assert s["nmi"] == pytest.approx(metrics.normalized_mutual_info_score(true, found, average_method="geometric"), abs=1e-12)
-    assert s["ari"] == pytest.approx(metrics.adjusted_rand_score(true, found), abs=1e-12)
-    assert s["homogeneity"] == pytest.approx(metrics.homogeneity_score(true, found), abs=1e-12)
-    assert s["completeness"] == pytest.approx(metrics.completeness_score(true, found), abs=1e-12)
-    if len(set(found)) > 1: assert s["nmi"] == pytest.approx((s["homogeneity"]*s["completeness"])**.5, abs=1e-9)
+    types, clusters = map(list, zip(*pairs))
+    s = ev.scores([TYPES[t % 4] + str(t) for t in types], clusters)
+    assert s["nmi"] == pytest.approx(nmi(types, clusters), abs=1e-12)
+    assert s["ari"] == pytest.approx(metrics.adjusted_rand_score(types, clusters), abs=1e-12)
+    assert s["homogeneity"] == pytest.approx(metrics.homogeneity_score(types, clusters), abs=1e-12)
+    assert s["completeness"] == pytest.approx(metrics.completeness_score(types, clusters), abs=1e-12)
+    if len(set(clusters)) > 1: assert s["nmi"] == pytest.approx((s["homogeneity"]*s["completeness"])**.5, abs=1e-9)
 
 
 @given(labels, st.permutations(range(6)), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
 def test_names_of_clusters_and_order_of_cells_do_not_matter(pairs, rename, rng):
-    true, found = map(np.array, zip(*pairs))
-    before, n = ev.scores(true, found), ev.types_found(true, found)[0]
-    order = rng.sample(range(len(true)), len(true))
-    again = np.array(rename)[found][order]
-    assert ev.scores(true[order], again) == pytest.approx(before, abs=1e-9)
-    assert ev.types_found(true[order], again)[0] == n
+    types, clusters = map(np.array, zip(*pairs))
+    before, n = ev.scores(types, clusters), ev.types_found(types, clusters)[0]
+    order = rng.sample(range(len(types)), len(types))
+    again = np.array(rename)[clusters][order]
+    assert ev.scores(types[order], again) == pytest.approx(before, abs=1e-9)
+    assert ev.types_found(types[order], again)[0] == n
 
 
 def test_scores_of_an_embedding_equal_scikit_learn(judged):
-    for prefix, found in (("", judged.clusters), ("latent_", judged.latent_clusters)):
-        assert judged.row[prefix + "ari"] == pytest.approx(metrics.adjusted_rand_score(y, found), abs=1e-12)
-        assert judged.row[prefix + "homogeneity"] == pytest.approx(metrics.homogeneity_score(y, found), abs=1e-12)
-        assert judged.row[prefix + "completeness"] == pytest.approx(metrics.completeness_score(y, found), abs=1e-12)
-        assert judged.row[prefix + "nmi"] == pytest.approx(metrics.normalized_mutual_info_score(y, found, average_method="geometric"), abs=1e-12)
+    for prefix, clusters in (("", judged.clusters), ("latent_", judged.latent_clusters)):
+        assert judged.row[prefix + "ari"] == pytest.approx(metrics.adjusted_rand_score(y, clusters), abs=1e-12)
+        assert judged.row[prefix + "homogeneity"] == pytest.approx(metrics.homogeneity_score(y, clusters), abs=1e-12)
+        assert judged.row[prefix + "completeness"] == pytest.approx(metrics.completeness_score(y, clusters), abs=1e-12)
+        assert judged.row[prefix + "nmi"] == pytest.approx(nmi(y, clusters), abs=1e-12)
 
 
 def test_separate_types_are_all_found(judged):
     own = ["nmi", "ari", "homogeneity", "completeness", "types_found"]
     assert list(judged.row) == own + ["latent_" + c for c in own]
-    assert [judged.row[c] for c in own[:4]] == pytest.approx([1]*4) and judged.row["types_found"] == judged.row["latent_types_found"] == 4
+    assert [judged.row[c] for c in own[:4]] == pytest.approx([1]*4)
+    assert judged.row["types_found"] == judged.row["latent_types_found"] == 4
     assert judged.embedding.shape == (180, 2) and judged.centroids.shape == (4, 2)
 
 
@@ -86,7 +98,8 @@ def test_merging_two_types_costs_the_smaller(a, b):
     assert s["completeness"] == pytest.approx(1) and s["homogeneity"] < .95
 
 
-def test_merging_two_types_of_one_size_costs_both(): assert ev.types_found(list("aabbcc"), [0, 0, 0, 0, 1, 1]) == (1, {"c": 1})
+def test_merging_two_types_of_one_size_costs_both():
+    assert ev.types_found(list("aabbcc"), [0, 0, 0, 0, 1, 1]) == (1, {"c": 1})
 
 
 def test_a_split_type_is_found_if_one_part_holds_most_of_it():
@@ -98,21 +111,29 @@ def test_a_split_type_is_found_if_one_part_holds_most_of_it():
 @given(labels)
 @settings(max_examples=60, deadline=None)
 def test_found_types_have_a_cluster_each_and_meet_the_definition(pairs):
-    true, found = map(np.array, zip(*pairs))
-    n, where = ev.types_found(true, found)
+    types, clusters = map(np.array, zip(*pairs))
+    n, where = ev.types_found(types, clusters)
     assert n == len(where) == len(set(where.values()))
-    by_hand = {t: c for t in set(true) for c in set(found)
-               if 2*((true == t) & (found == c)).sum() > max((true == t).sum(), (found == c).sum())}
-    assert where == by_hand and set(where) <= set(ev.types_found(true, found, rule="majority")[1])
+    by_hand = {}
+    for t in set(types):
+        for c in set(clusters):
+            of_type, in_cluster = types == t, clusters == c
+            if 2*(of_type & in_cluster).sum() > max(of_type.sum(), in_cluster.sum()): by_hand[t] = c
+    assert where == by_hand and set(where) <= set(ev.types_found(types, clusters, rule="majority")[1])
 
 
 # ---- t-SNE and k-means
 
 def test_same_seed_same_picture_in_another_process_with_more_threads():
-    code = ("import numpy as np, sys; from scvae_nb.evaluate import tsne, kmeans; Z = np.random.default_rng(0).normal(size=(90, 6));"
-            "E = tsne(Z, perplexity=10, random_state=3); print(E.tobytes().hex()[:4000], kmeans(E, 5)[0].tolist(), tsne(Z, 3, perplexity=5).tobytes().hex())")
-    out = [subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": n}, capture_output=True, text=True, check=True).stdout for n in "12"]
-    assert out[0] == out[1] and len(out[0]) > 4000
+    code = """
+import numpy as np
+from scvae_nb.evaluate import tsne, kmeans
+Z = np.random.default_rng(0).normal(size=(90, 6))
+E = tsne(Z, perplexity=10, random_state=3)
+print(E.tobytes().hex()[:4000], kmeans(E, 5)[0].tolist(), tsne(Z, 3, perplexity=5).tobytes().hex())
+"""
+    one, two = (run_python(code, OMP_NUM_THREADS=n) for n in "12")
+    assert one == two and len(one) > 4000
 
 
 def test_another_seed_another_picture():
@@ -120,32 +141,37 @@ def test_another_seed_another_picture():
     assert a.shape == (60, 2) and np.abs(a - b).max() > 1e-3
 
 
-@pytest.mark.parametrize("odd", [Z[:, :1], np.maximum(Z - 20, 0), np.repeat(np.eye(3), 30, 0), Z*1e-12, np.c_[Z, np.zeros(180)]],
-                         ids=["one feature", "half the cells alike", "three places", "tiny", "a dead feature"])
+ODD = {"one feature": Z[:, :1], "half the cells alike": np.maximum(Z - 20, 0),
+       "three places": np.repeat(np.eye(3), 30, 0), "tiny": Z*1e-12, "a dead feature": np.c_[Z, np.zeros(180)]}
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_awkward_latents_still_give_a_picture(odd):
     E = ev.tsne(odd, perplexity=10)
     assert E.shape == (len(odd), 2) and np.isfinite(E).all() and np.ptp(E, axis=0).min() > .1
 
 
 def test_centroids_are_the_means_of_their_clusters():
-    found, centroids = ev.kmeans(Z, 6, n_init=5)
-    np.testing.assert_allclose(centroids, [Z[found == c].mean(0) for c in range(6)], atol=1e-9)
-    assert centroids.shape == (6, 5) and found.shape == (180,)
+    clusters, centroids = ev.kmeans(Z, 6, n_init=5)
+    np.testing.assert_allclose(centroids, [Z[clusters == c].mean(0) for c in range(6)], atol=1e-9)
+    assert centroids.shape == (6, 5) and clusters.shape == (180,)
     U = np.random.default_rng(0).uniform(size=(3000, 2))              # no clusters at all: slow to settle
-    found, centroids = ev.kmeans(U, 7, n_init=1)
-    np.testing.assert_allclose(centroids, [U[found == c].mean(0) for c in range(7)], atol=1e-12)
+    clusters, centroids = ev.kmeans(U, 7, n_init=1)
+    np.testing.assert_allclose(centroids, [U[clusters == c].mean(0) for c in range(7)], atol=1e-12)
 
 
 # ---- input that must be refused
 
 holes = np.where(np.arange(180) == 7, None, y.astype(object))
-nan = Z.copy(); nan[4, 2] = np.nan
-inf = Z.copy(); inf[4, 2] = -np.inf
+nan, inf = Z.copy(), Z.copy()
+nan[4, 2], inf[4, 2] = np.nan, -np.inf
+empty_strings = pd.Series(holes).fillna(np.nan).astype(str).replace("None", "")
+first_40 = "all 40 cells have the known type" if len(set(y[:40])) < 2 else "perplexity 40 does not suit 40 cells"
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: ev.scores(holes, blob), "known types are missing for 1 of 180 cells, the first at cell 7: label these cells or leave them out"),
+    (lambda: ev.scores(holes, blob), "known types are missing for 1 of 180 cells, the first at cell 7: "
+                                     "label these cells or leave them out"),
     (lambda: ev.scores(pd.Series(y).where(blob > 0).astype("category"), blob), "missing for 60 of 180 cells"),
-    (lambda: ev.scores(pd.Series(holes).fillna(np.nan).astype(str).replace("None", ""), blob), "the first at cell 7"),
+    (lambda: ev.scores(empty_strings, blob), "the first at cell 7"),
     (lambda: ev.scores(y, blob[:-1]), "179 clusters for 180 cells: give one per cell, in the order of the cells"),
     (lambda: ev.scores(y[:0], blob), "180 clusters for 0 cells"),
     (lambda: ev.scores(y[:1].repeat(9), blob[:9]), "all 9 cells have the known type"),
@@ -155,7 +181,8 @@ inf = Z.copy(); inf[4, 2] = -np.inf
     (lambda: ev.kmeans(np.ones((50, 2)), 2), "50 cells at 1 different places"),
     (lambda: ev.kmeans(Z, 0), "cannot make 0 clusters"),
     (lambda: ev.kmeans(nan, 3), "NaN or infinite, the first at cell 4, feature 2"),
-    (lambda: ev.tsne(Z[:120]), "perplexity 40 does not suit 120 cells, for each cell needs 3 x perplexity others: choose one above 0 and at most 39.6"),
+    (lambda: ev.tsne(Z[:120]), "perplexity 40 does not suit 120 cells, for each cell needs 3 x perplexity others: "
+                               "choose one above 0 and at most 39.6"),
     (lambda: ev.tsne(Z[:120], 3), "at most 39.6"),
     (lambda: ev.tsne(Z, perplexity=-1), "perplexity -1"),
     (lambda: ev.tsne(Z, perplexity=float("nan")), "perplexity nan"),
@@ -171,7 +198,7 @@ inf = Z.copy(); inf[4, 2] = -np.inf
     (lambda: ev.evaluate(Z, y[:9]), "9 labels for 180 cells"),
     (lambda: ev.evaluate(Z, holes), "labels are missing for 1 of 180 cells"),
     (lambda: ev.evaluate(Z[:8], y[:8], k=9), "cannot make 9 clusters of 8 cells"),
-    (lambda: ev.evaluate(Z[:40], y[:40], k=2), "all 40 cells have the known type" if len(set(y[:40])) < 2 else "perplexity 40 does not suit 40 cells"),
+    (lambda: ev.evaluate(Z[:40], y[:40], k=2), first_40),
     (lambda: ev.plot_embedding(Z, y), "has 5 columns, and this picture needs 2"),
     (lambda: ev.plot_3d(Z[:, :2], y), "needs 3: see tsne(Z, n_components=3)"),
     (lambda: ev.plot_embedding(Z[:, :2], y[1:]), "179 labels for 180 cells"),
@@ -198,7 +225,10 @@ def test_a_type_keeps_its_colour(some):
     assert list(ev.palette(some)) == [t for t in whole if t in some]
 
 
-def colours(ax): return {to_hex(c.get_facecolor()[0]).upper(): len(c.get_offsets()) for c in ax.collections if len(c.get_offsets()) > 1}
+def colours(ax):
+    "Colour -> number of points."
+    clouds = [c for c in ax.collections if len(c.get_offsets()) > 1]
+    return {to_hex(c.get_facecolor()[0]).upper(): len(c.get_offsets()) for c in clouds}
 
 def test_types_have_the_same_colour_in_every_picture(judged):
     want = {c: (y == t).sum() for t, c in ev.palette(y).items()}
@@ -214,16 +244,18 @@ def test_types_have_the_same_colour_in_every_picture(judged):
 
 def test_cells_without_a_type_are_grey(judged):
     ax = ev.plot_embedding(judged.embedding, holes, names=True)
-    assert ax.get_legend().get_texts()[-1].get_text() == "unlabelled  (1)" and ev.palette(holes)["unlabelled"] == ev.GREY
+    assert ax.get_legend().get_texts()[-1].get_text() == "unlabelled  (1)"
+    assert ev.palette(holes)["unlabelled"] == ev.GREY
 
 
 def test_a_cluster_without_a_majority_is_grey(judged):
     E = judged.embedding
-    found = np.where((blob < 2) & (np.arange(180) % 2 == 0) | (blob == 3), 0, 1)  # 0: 30 B, 25 NK, 30 DC; 1: 30 B, 25 NK, 40 CD8 T (42 %)
-    right = ev.plot_clusters(E, y, found).axes[1]
+    even = np.arange(180) % 2 == 0
+    clusters = np.where((blob < 2) & even | (blob == 3), 0, 1)        # 0: 30 B, 25 NK, 30 DC; 1: 30 B, 25 NK, 40 CD8 T
+    right = ev.plot_clusters(E, y, clusters).axes[1]
     assert set(colours(right)) == {ev.GREY.upper()} and right.get_title(loc="left") == "2 clusters: 0 of 4 types found"
-    at = {t.get_text(): t.get_position() for t in right.texts}        # no centroids: numbers stand in the middle of their cells
-    for c in range(2): np.testing.assert_allclose(at[str(c)], np.median(E[found == c], axis=0))
+    at = {t.get_text(): t.get_position() for t in right.texts}        # without centroids: in the middle of the cells
+    for c in range(2): np.testing.assert_allclose(at[str(c)], np.median(E[clusters == c], axis=0))
 
 
 def test_contingency_table_and_its_picture_count_every_cell(judged):
@@ -232,11 +264,30 @@ def test_contingency_table_and_its_picture_count_every_cell(judged):
     assert sum(int(t.get_text()) for t in ax.texts if t.get_text().isdigit()) == 180 and len(ax.patches) == 4
 
 
+def marks(panel, shape): return [line.get_xdata().tolist() for line in panel.lines if line.get_marker() == shape]
+
 def test_scores_are_shown_beside_published_ones():
     one = dict(model="a", nmi=.5, ari=.6, homogeneity=.7, completeness=.8)
     df = pd.DataFrame([one, one | dict(nmi=.6), one | dict(nmi=.9), one | dict(model="b")])
-    text = [t.get_text() for t in ev.plot_scores(df, pd.DataFrame(dict(nmi=[.8], ari=[.6]), index=["a"])).texts if t.get_text()]
-    assert text[:2] == ["0.600", "0.500 to 0.900\n▼ published 0.800"] and "▲ published 0.600" in text[3] and len([t for t in text if "published" in t]) == 2
+    ax = ev.plot_scores(df, pd.DataFrame(dict(nmi=[.8], ari=[.6]), index=["a"]))
+    nmi, ari, *others = ax.child_axes
+    assert [t.get_text() for t in nmi.texts] == ["0.600", "0.500"]    # medians, a and b
+    assert marks(nmi, "None") == [[.5, .9], [.5, .5]]                 # ranges
+    assert marks(nmi, "o") == [[.6], [.5]]
+    assert marks(nmi, "D")[0] == [.8] and np.isnan(marks(nmi, "D")[1])
+    assert marks(ari, "D")[0] == [.6] and marks(ari, "o") == [[.6], [.6]]
+    assert np.isnan([marks(panel, "D") for panel in others]).all()
+    assert [t.get_text() for t in nmi.get_yticklabels()] == ["a", "b"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["median", "range of runs", "published"]
+
+
+def test_scores_of_a_model_without_any_leave_its_row_empty():
+    df = pd.DataFrame(dict(model=["vae", "vsc"], nmi=[.5, np.nan], ari=[.4, .3]))
+    ax = ev.plot_scores(df, columns=("nmi", "ari"))
+    ax.figure.canvas.draw()
+    assert [[t.get_text() for t in panel.texts] for panel in ax.child_axes] == [["0.500"], ["0.400", "0.300"]]
+    dots = [line.get_color() for line in ax.child_axes[1].lines if line.get_marker() == "o"]
+    assert dots == [look.MODEL_COLOURS["vae"], look.MODEL_COLOURS["vsc"]]
 
 
 @pytest.mark.parametrize("n_latent", [1, 5, 6, 13])
@@ -245,7 +296,8 @@ def test_any_number_of_features_can_be_drawn(n_latent):
     for fig in (ev.plot_latent(W, y), ev.plot_gene_effects(W.T[:, :20], [f"g{i}" for i in range(20)])):
         fig.canvas.draw()
         assert sum(a.get_visible() for a in fig.axes) == n_latent
-    ax = ev.plot_spikes(1/(1 + np.exp(-W)), y); ax.figure.canvas.draw()
+    ax = ev.plot_spikes(1/(1 + np.exp(-W)), y)
+    ax.figure.canvas.draw()
     assert len([t for t in ax.texts]) == 4*n_latent
 
 
@@ -270,12 +322,20 @@ def test_three_d_page_stands_alone_and_is_never_half_written(judged, tmp_path, m
 
 def test_figures_appear_in_a_notebook_whose_first_figure_is_ours():
     "The notebook's backend wakes up within `style()`; what it sets for itself must outlive that."
-    code = ("import numpy as np; from IPython.core.interactiveshell import InteractiveShell; shell = InteractiveShell.instance();"
-            "from scvae_nb.evaluate import plot_history; plot_history(dict(loss=[2., 1.])); import matplotlib; print(matplotlib.is_interactive())")
-    env = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.strip().endswith("True")
+    code = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+from scvae_nb.evaluate import plot_history
+plot_history(dict(loss=[2., 1.]))
+import matplotlib
+print(matplotlib.is_interactive())
+"""
+    assert run_python(code, MPLBACKEND="module://matplotlib_inline.backend_inline").endswith("True")
 
 
 def test_evaluation_knows_no_model():
-    code = "import sys, scvae_nb.evaluate; print([m for m in sys.modules if m.startswith('scvae_nb.')], 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "['scvae_nb.evaluate'] False"
+    code = """
+import sys, scvae_nb.evaluate
+print(sorted(m for m in sys.modules if m.startswith("scvae_nb.")), "torch" in sys.modules)
+"""
+    assert run_python(code) == "['scvae_nb.checks', 'scvae_nb.evaluate', 'scvae_nb.look'] False"

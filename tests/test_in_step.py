@@ -6,18 +6,22 @@ from conftest import ROOT
 
 BIN = Path(sys.executable).parent
 
-def files(d): return {str(p.relative_to(d)): p.read_bytes() for p in d.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+def files(d):
+    paths = [p for p in d.rglob('*') if p.is_file() and '__pycache__' not in p.parts]
+    return {str(p.relative_to(d)): p.read_bytes() for p in paths}
 
 def changed(d, *commands):
     "The files under `d` that `commands` change, make or remove"
     before = files(d)
     for c in commands:
-        r = subprocess.run([str(o) for o in c], cwd=d, env=os.environ | {'PYTHONPATH': str(d)}, capture_output=True, text=True)
+        env = os.environ | {'PYTHONPATH': str(d)}
+        r = subprocess.run([str(o) for o in c], cwd=d, env=env, capture_output=True, text=True)
         assert r.returncode == 0, r.stderr
     after = files(d)
     return sorted(f for f in before.keys() | after.keys() if before.get(f) != after.get(f))
 
-CLEAN, EXPORT, README = [BIN/'nbdev_clean'], [BIN/'nbdev_export'], [sys.executable, 'tools/readme.py', 'README.md']
+CLEAN, EXPORT = [BIN/'nbdev_clean'], [BIN/'nbdev_export']
+README = [sys.executable, 'tools/readme.py', 'README.md']
 
 def test_notebooks_and_package(project):
     assert changed(project, CLEAN, EXPORT) == [], 'run `make lint`, look at what it changes, and commit it'
@@ -38,7 +42,11 @@ def test_a_change_would_be_seen(project):
 
 def test_links():
     "The package's data files and the site's settings are each kept in one place"
-    for link, to in [('scvae_nb/report.ipynb', 'nbs/24_report.ipynb'), ('scvae_nb/references.bib', 'nbs/references.bib'),
-                     ('nbs/_quarto.yml', '_quarto.yml')]:
+    links = {
+        'scvae_nb/report.ipynb': 'nbs/24_report.ipynb',
+        'scvae_nb/references.bib': 'nbs/references.bib',
+        'nbs/_quarto.yml': '_quarto.yml',
+    }
+    for link, to in links.items():
         assert (ROOT/link).is_symlink() and (ROOT/link).resolve() == (ROOT/to).resolve(), link
         assert (ROOT/to).is_file(), to

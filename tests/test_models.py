@@ -25,7 +25,7 @@ def test_check_estimator_can_fail():
         def transform(self, X): return np.zeros((1, 2))
     assert any(r['status'] == 'failed' for r in check_estimator(Broken(**SMALL), on_fail=None))
 
-@pytest.mark.parametrize('model', ['dae', 'beta_vae', 'beta_vsc'])
+@pytest.mark.parametrize('model', ['ae', 'vae', 'vsc'])
 def test_same_seed_same_scores(model):
     cells = demo()[::3].copy()
     one, two = (run_one(model, cells, 3, 5).evaluation.row for _ in range(2))
@@ -33,8 +33,13 @@ def test_same_seed_same_scores(model):
     assert run_one(model, cells, 4, 5).evaluation.row != one
 
 @pytest.mark.parametrize('Model, settings, words', [
-    (DeepAE, dict(n_latent=0), "'n_latent'"), (DeepAE, dict(batch_size=0), "'batch_size'"), (DeepAE, dict(max_epochs=0), "'max_epochs'"),
-    (BetaVAE, dict(beta=-1.), "'beta'"), (BetaVSC, dict(alpha=1.), "'alpha'"), (BetaVSC, dict(alpha=0.), "'alpha'"), (BetaVSC, dict(gamma_start=0.), "'gamma_start'")])
+    (DeepAE, dict(n_latent=0), "'n_latent'"),
+    (DeepAE, dict(batch_size=0), "'batch_size'"),
+    (DeepAE, dict(max_epochs=0), "'max_epochs'"),
+    (BetaVAE, dict(beta=-1.), "'beta'"),
+    (BetaVSC, dict(alpha=1.), "'alpha'"),
+    (BetaVSC, dict(alpha=0.), "'alpha'"),
+    (BetaVSC, dict(gamma_start=0.), "'gamma_start'")])
 def test_settings(Model, settings, words):
     with pytest.raises(ValueError, match=words): Model(**settings).fit(demo())
 
@@ -46,43 +51,67 @@ def test_loss_that_becomes_nan():
 
 def cli(*args, **kw): return [sys.executable, '-m', 'scvae_nb', *map(str, args)]
 
+def hear_ctrl_c():
+    "A process that is started in the background would ignore it"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 def start(folder, *extra):
-    return subprocess.Popen(cli('train', 'demo', '--model', 'vsc', '--out', folder, '--max_epochs', 120, '--batch_size', 100, *extra), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))                  # a process started in the background would ignore Ctrl-C
+    "A training that takes a while, in a process of its own"
+    args = ['demo', '--model', 'vsc', '--out', folder, '--max_epochs', 120, '--batch_size', 100, *extra]
+    pipes = dict(stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    return subprocess.Popen(cli('train', *args), **pipes, text=True, preexec_fn=hear_ctrl_c)
+
+def finish(run): assert run.wait(300) == 0, run.stderr.read()
+
+def wait_for(path):
+    limit = time.time() + 200
+    while not path.exists() and time.time() < limit: time.sleep(.02)
 
 def test_killed_run_resumes_with_the_same_history(tmp_path):
-    whole = start(tmp_path/'whole'); assert whole.wait(300) == 0, whole.stderr.read()
-    killed = start(tmp_path/'killed')
-    limit = time.time() + 200
-    while not (tmp_path/'killed/checkpoint').exists() and time.time() < limit: time.sleep(.02)
-    killed.send_signal(signal.SIGKILL); killed.wait(60)
-    assert not (tmp_path/'killed/model').exists(), 'it was through before it could be killed'
-    again = start(tmp_path/'killed'); assert again.wait(300) == 0, again.stderr.read()
-    for name in ('history.csv', 'latent.csv'): assert (tmp_path/'killed'/name).read_text() == (tmp_path/'whole'/name).read_text()
-    assert sorted(p.name for p in (tmp_path/'killed').iterdir()) == ['history.csv', 'latent.csv', 'model']
+    whole, killed = tmp_path/'whole', tmp_path/'killed'
+    finish(start(whole))
+    run = start(killed)
+    wait_for(killed/'checkpoint')
+    run.send_signal(signal.SIGKILL)
+    run.wait(60)
+    assert not (killed/'model').exists(), 'it was through before it could be killed'
+    finish(start(killed))
+    for name in ('history.csv', 'latent.csv'): assert (killed/name).read_text() == (whole/name).read_text()
+    assert sorted(p.name for p in killed.iterdir()) == ['history.csv', 'latent.csv', 'model']
 
 def test_ctrl_c_keeps_what_was_learnt(tmp_path):
     run = start(tmp_path/'run', '--seed', 1)
-    limit = time.time() + 200
-    while not (tmp_path/'run/checkpoint').exists() and time.time() < limit: time.sleep(.02)
-    run.send_signal(signal.SIGINT); _, err = run.communicate(timeout=120)
+    wait_for(tmp_path/'run/checkpoint')
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=120)
     assert run.returncode == 0 and 'stopped by Ctrl-C after' in err and 'Traceback' not in err, err
     n = len(json.loads((tmp_path/'run/model/model.json').read_text())['history']['loss'])
     assert 10 <= n < 120 and n == len(pd.read_csv(tmp_path/'run/history.csv'))
 
+SAVES_ON_A_FULL_DISK = """
+import resource, signal, sys
+from scvae_nb.ae import DeepAE
+model = DeepAE.load(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try: model.save(sys.argv[1])
+except OSError as e: print(e)
+"""
 def test_full_disk_leaves_the_old_model_whole(tmp_path):
-    model = DeepAE(max_epochs=1, progress=False, random_state=0).fit(demo()); model.save(tmp_path/'m')
+    DeepAE(max_epochs=1, progress=False, random_state=0).fit(demo()).save(tmp_path/'m')
     before = {p.name: p.read_bytes() for p in (tmp_path/'m').iterdir()}
-    code = ("import resource, signal, sys; from scvae_nb.ae import DeepAE; m = DeepAE.load(sys.argv[1]);"
-            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));\n"
-            "try: m.save(sys.argv[1])\nexcept OSError as e: print(e)")
-    told = subprocess.run([sys.executable, '-c', code, tmp_path/'m'], capture_output=True, text=True)
-    assert 'could not be written' in told.stdout and 'make room' in told.stdout, told
+    done = subprocess.run([sys.executable, '-c', SAVES_ON_A_FULL_DISK, tmp_path/'m'], capture_output=True, text=True)
+    assert 'could not be written' in done.stdout and 'make room' in done.stdout, done
     assert {p.name: p.read_bytes() for p in (tmp_path/'m').iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ['m']
 
+IMPORTS = """
+import sys, scvae_nb.vsc, scvae_nb.scvi, scvae_nb.actinn, scvae_nb.data
+print('scanpy' in sys.modules, 'numba' in sys.modules)
+scvae_nb.data.demo()
+print('scanpy' in sys.modules)
+"""
 def test_models_do_not_import_scanpy():
     "A second or two and 60 MB that only reading and preparing counts need"
-    code = "import sys, scvae_nb.vsc, scvae_nb.scvi, scvae_nb.actinn; print('scanpy' in sys.modules, 'numba' in sys.modules); scvae_nb.data.demo(); print('scanpy' in sys.modules)"
-    told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert told.stdout == 'False False\nTrue\n', told
+    done = subprocess.run([sys.executable, '-c', IMPORTS], capture_output=True, text=True)
+    assert done.stdout == 'False False\nTrue\n', done

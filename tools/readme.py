@@ -1,4 +1,5 @@
-"Write README.md from nbs/index.ipynb: `python tools/readme.py README.md`. The test in tests/test_in_step.py runs it too."
+"""Write README.md from nbs/index.ipynb: `python tools/readme.py README.md`. The test in tests/test_in_step.py runs
+it too."""
 import re, sys
 from pathlib import Path
 import nbformat
@@ -11,5 +12,6 @@ for c in nb.cells:
     if c.cell_type == 'code': c.source = re.sub(r'^#\|.*\n', '', c.source, flags=re.M)
     else: c.source = re.sub(r'\]\((?![a-z]+:|#|/)', '](nbs/', c.source)  # links in the notebook start at nbs/
 md, res = MarkdownExporter().from_notebook_node(nb)
-if res.get('outputs'): raise SystemExit('nbs/index.ipynb: it has a picture as output, which README.md cannot hold. Link to an image file.')
+if res.get('outputs'):
+    raise SystemExit('nbs/index.ipynb: it has a picture as output, which README.md cannot hold. Link to an image file.')
 Path(sys.argv[1]).write_text(md.strip() + '\n', encoding='utf-8')
