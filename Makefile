@@ -39,6 +39,7 @@ docs: .venv/.installed  ## the site, in _docs (needs Quarto)
 	PYTHONPATH=tools $(BIN)/nbdev_proc_nbs && cd _proc && quarto render && cd .. && rm -rf _docs && mv _proc/_docs _docs
 	@echo "The site is in _docs: open _docs/index.html"
 
+refresh: export SCVAE_NB_RECORD = scores.csv   # the scores that two pages share
 refresh: .venv/.installed  ## run notebooks anew, slow cells too, store what they show and stamp it: [ONLY=nbs/X.ipynb] [STALE=1]
 	$(BIN)/nbdev_export
 	for nb in $(ONLY); do \

@@ -10,6 +10,7 @@ from .likelihoods import *
 from .train import *
 from .pair import *
 from .estimator import *
+from .paired import *
 from .ae import *
 from .vae import *
 from .vsc import *

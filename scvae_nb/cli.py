@@ -245,7 +245,8 @@ def _estimator(spec, options):
     settings = {k: v for k, v in options.items() if v is not None}
     estimator = spec.estimator()
     for name in settings:
-        if name not in estimator.get_params(): raise ValueError(f"--{name} is no setting of {spec.key} ({spec.title}): leave it out")
+        if name in estimator.get_params(): continue
+        raise ValueError(f"--{name} is no setting of {spec.key} ({spec.title}): leave it out")
     return estimator.set_params(**settings)
 
 # %% ../nbs/41_cli.ipynb #cli007

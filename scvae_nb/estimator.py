@@ -10,13 +10,11 @@ __all__ = ['POSITIVE', 'NOT_NEGATIVE', 'TRAINING', 'SCHEMA', 'MODELS', 'Saved', 
 import json, math
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np, scipy.sparse as sp, torch
 from anndata import AnnData
 from fastcore.basics import patch
-from fastcore.meta import delegates
 from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
@@ -25,7 +23,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
 from .checks import check_counts, check_log, check_matrix
 from .files import write_aside
-from .layers import Cell, Decoder, Encoder, cells_per_gene, hybrid, mlp, split_known
+from .layers import Decoder, Encoder, cells_per_gene, hybrid
 from .likelihoods import GaussianGenes
 from .losses import GATHER, prefer_sparse
 from .pair import VAE
@@ -109,7 +107,9 @@ def stack(self: StackedModel,
     encoder = Encoder(n_genes, self.n_latent, tuple(self.hidden), self.head_hidden, kind.n_heads,
                       self.input_relu, shift, log_input=self.reads_counts)
     likelihood = make()
-    if hasattr(kind, "own_head"): encoder.heads.append(kind.own_head(self.hidden[-1], self.head_hidden, self.n_latent, **posterior.keywords))
+    if hasattr(kind, "own_head"):
+        sizes = self.hidden[-1], self.head_hidden, self.n_latent
+        encoder.heads.append(kind.own_head(*sizes, **posterior.keywords))
     return VAE(encoder, posterior, likelihood, beta, self.reduction)
 
 @patch
@@ -165,7 +165,8 @@ def same_genes(model, genes):
     if np.array_equal(known, genes): return
     here, wanted = set(genes), set(known)
     missing, extra = [g for g in known if g not in here], [g for g in genes if g not in wanted]
-    reasons = [f"{what}: {listed(names)}" for what, names in (("missing", missing), ("not in the model", extra)) if names]
+    differences = ("missing", missing), ("not in the model", extra)
+    reasons = [f"{what}: {listed(names)}" for what, names in differences if names]
     why = "; ".join(reasons or ["the same genes in another order"])
     raise ValueError(f"the genes are not those the model was fitted on ({why}): "
                      "select them by name, adata[:, model.feature_names_in_]")
@@ -249,7 +250,7 @@ def _device_kind(self: LatentModel):
 
 @patch
 def _as_sparse(self: LatentModel, M):
-    "CSR; genes that are cheaper as dense columns are kept as such, but for counts, whose likelihood wants each where it is."
+    "CSR; genes that are cheaper as dense columns are kept as such, except in counts."
     M = sp.csr_matrix(M)
     return M if self.reads_counts else hybrid(M, 1/GATHER[self._device_kind()])
 
@@ -312,10 +313,11 @@ def _checked_latent(self: LatentModel, Z):
 @patch
 def inverse_transform(self: LatentModel,
     Z,  # (n, n_latent) latents
-) -> np.ndarray:  # (n, n_genes) in the units of the input
+) -> np.ndarray:  # (n, n_genes) in the units of the input; of a model of counts the shares of the genes
     "Decode. Raises ValueError for latents of the wrong width."
-    z = self._checked_latent(Z)
-    with torch.no_grad(): return self.net_.likelihood.mean(z).numpy()
+    z, likelihood = self._checked_latent(Z), self.net_.likelihood
+    decode = likelihood.share if self.reads_counts else likelihood.mean
+    with torch.no_grad(): return decode(z).numpy()
 
 @patch
 def squared_error(self: LatentModel,
@@ -441,7 +443,7 @@ def _describe(self: LatentModel):
 def save(self: Saved,
     path,  # folder; a model that is there already is replaced
 ):
-    "Write the model to a folder. Raises ValueError if the folder holds something else, OSError if it cannot be written."
+    "Write the model to a folder. Raises ValueError if it holds something else, OSError if it cannot be written."
     check_is_fitted(self)
     path = Path(path)
     if path.exists() and not (path/"model.json").exists():

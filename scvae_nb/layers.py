@@ -8,7 +8,7 @@ __all__ = ['CSRBatch', 'per_cell', 'Hybrid', 'cells_per_gene', 'hybrid', 'Cell',
            'spike_and_slab']
 
 # %% ../nbs/10_layers.ipynb #c002
-import math, warnings
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 import numpy as np, scipy.sparse as sp, torch
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 # %% ../nbs/10_layers.ipynb #lay000
 class CSRBatch:
-    "`b` cells by `G` genes as compressed sparse rows; genes `common` (D,), if any, stand apart in the dense `block` (b, D)."
+    "`b` cells by `G` genes as compressed sparse rows; genes `common` (D,) may stand apart in a dense `block` (b, D)."
     def __init__(self,
         indptr,        # (b+1,) where each cell's values begin
         indices,       # (nnz,) their genes
@@ -232,7 +232,7 @@ def column_sums(
 ) -> torch.Tensor:  # (G, H)
     "The product `X.T @ g`: the same, gene by gene."
     out = row_sums(X.T, g)
-    if X.block is not None: out[X.common] = X.block.T.to(g.dtype) @ g              # rows to which the sparse part added nothing
+    if X.block is not None: out[X.common] = X.block.T.to(g.dtype) @ g  # rows to which the sparse part added nothing
     return out
 
 # %% ../nbs/10_layers.ipynb #c022

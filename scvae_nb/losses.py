@@ -83,7 +83,8 @@ def step_ms(
 ) -> float:  # milliseconds
     "Time of the large products of one training step, forward and backward."
     x = CSRBatch.from_scipy(X) if sparse else torch.from_numpy(X.toarray())
-    first, last = (torch.randn(X.shape[1], n).mul_(.01).requires_grad_() for n in (H, H + 8))  # as `Decoder` fills it up
+    widths = H, H + 8                                                 # as `Decoder` fills it up
+    first, last = (torch.randn(X.shape[1], n).mul_(.01).requires_grad_() for n in widths)
     durations = []
     for _ in range(repeats + 1):
         if sparse: x.forget()
@@ -109,7 +110,7 @@ def vsc_terms(
     gamma,  # (b, L) posterior spike probability, in (0, 1)
     alpha,  # prior spike probability, in (0, 1)
 ) -> dict:  # four terms (b, L); their sum is the KL divergence
-    "The four parts of KL(q || p) for spike and slab: two of the Gaussian, two of the point mass (Tonolini et al. 2020, appendix)."
+    "The four parts of KL(q || p): two of the Gaussian, two of the point mass (Tonolini et al. 2020, appendix)."
     log2pi = math.log(2*math.pi)
     return dict(
         slab_entropy=gamma*(gamma.log() - .5*(log2pi + lv + 1)),

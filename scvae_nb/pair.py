@@ -83,7 +83,7 @@ def prior(self: VAE, n, n_latent, rng):
 
 # %% ../nbs/15_pair.ipynb #pai020
 class KLWarmup:
-    "Weight of the KL at each step: 0 at the first, 1 from the end of the warm-up on, which takes half of training at most."
+    "Weight of the KL at each step: from 0 at the first to 1 at the end of the warm-up, half of training at most."
     def __init__(self,
         n_steps,          # of the warm-up, as asked for
         steps_per_epoch,  # batches in an epoch

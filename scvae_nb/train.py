@@ -6,7 +6,7 @@
 __all__ = ['resident', 'batches', 'seeded', 'NonFiniteLoss', 'run_epoch', 'save_checkpoint', 'load_checkpoint', 'Fit', 'train']
 
 # %% ../nbs/14_train.ipynb #c002
-import os, warnings
+import warnings
 from pathlib import Path
 import numpy as np, scipy.sparse as sp, torch
 from torch import nn

@@ -27,7 +27,7 @@ class BetaVSC(StackedModel):
         sharpness=50.,        # of the relaxed switch: a number, or (first, last) to warm up over training
         gamma_start=None,     # spike probability at the start; None: what the random weights give, about 1
         clip=1e-6,            # spike probabilities stay within [clip, 1 - clip]
-        latent="mean",        # what `transform` shows: "mean" (gamma * mu), "slab" (mu, as the report's figures) or "sample"
+        latent="mean",        # what `transform` shows: "mean" (gamma * mu), "slab" (mu, the report's figures), "sample"
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -37,7 +37,8 @@ class BetaVSC(StackedModel):
 # %% ../nbs/22_vsc.ipynb #vsa001
 _inside = Interval(Real, 0, 1, closed="neither")
 BetaVSC._parameter_constraints = StackedModel._parameter_constraints | dict(
-    beta=[NOT_NEGATIVE], sigma_head=[StrOptions({"log_sd", "log_var"})], latent=[StrOptions({"mean", "slab", "sample"})],
+    beta=[NOT_NEGATIVE], sigma_head=[StrOptions({"log_sd", "log_var"})],
+    latent=[StrOptions({"mean", "slab", "sample"})],
     alpha=[_inside], gamma_start=[_inside, None], sharpness=[POSITIVE, "array-like"],
     clip=[Interval(Real, 0, .5, closed="neither")])
 
@@ -79,5 +80,6 @@ def _effect(self: BetaVSC, with_j, j):
     "Mean change of each gene, (G,), from switching feature j off in these latents."
     decoder, without = self.net_.likelihood.decoder, with_j.clone()
     without[:, j] = 0
-    with torch.no_grad(): change = (decoder(with_j) - decoder(without)).mean(0)   # the last layer is linear: average first
+    # the last layer is linear, so the average comes before it
+    with torch.no_grad(): change = (decoder(with_j) - decoder(without)).mean(0)
     return (change @ decoder.weight.T).detach().numpy()

@@ -11,10 +11,10 @@ def test_opponent_is_the_same_network():
     "With the same weights the plain loop's first loss is ours, and it has the same parameters"
     import plain
     cells, model = demo(), DeepAE()
-    ours = model._build(cells.n_vars)
+    ours = model.build(cells.n_vars)
     opponent = plain.network(cells.n_vars)
     linear = [m for m in opponent if isinstance(m, torch.nn.Linear)]
-    enc, dec = ours.encoder, ours.decoder
+    enc, dec = ours.encoder, ours.likelihood.decoder
     modules = [m for part in (enc.stack, enc.heads[0], dec.stack) for m in part.modules()]
     inner = [m for m in modules if isinstance(m, torch.nn.Linear)]
     weights = [enc.input.weight.T, *(m.weight for m in inner), dec.weight[:, :128]]
@@ -23,7 +23,6 @@ def test_opponent_is_the_same_network():
         for layer, weight, bias in zip(linear, weights, biases, strict=True):
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
-    ours.latent_relu = True
     X = torch.from_numpy(cells.X.toarray())
     expected = ours(X)['loss'].item()
     losses, seconds = plain.fit(X, 1, 700, net=opponent)                    # the loss before the one step

@@ -23,17 +23,17 @@ def test_report(report):
     names = {p.name for p in (folder/'demo').iterdir()}
     assert {'report.html', 'report.ipynb', 'latent.h5ad', 'scores.csv', 'times.csv', 'claims.csv'} <= names
     assert {'tsne.png', 'scores.png', 'spikes.png'} <= names
-    assert {'tsne_3d_dae.html', 'tsne_3d_beta_vae.html', 'tsne_3d_beta_vsc.html'} <= names
+    assert {'tsne_3d_ae.html', 'tsne_3d_vae.html', 'tsne_3d_vsc.html'} <= names
 
 def test_scores(report):
     scores = pd.read_csv(report[0]/'demo/scores.csv')
     assert list(scores.columns[:7]) == ['model', 'seed', 'nmi', 'ari', 'homogeneity', 'completeness', 'types_found']
-    assert list(scores.model) == ['pca', 'dae', 'dae', 'beta_vae', 'beta_vae', 'beta_vsc', 'beta_vsc']
+    assert list(scores.model) == ['pca', 'ae', 'ae', 'vae', 'vae', 'vsc', 'vsc']
     assert {f'latent_{c}' for c in scores.columns[2:7]} <= set(scores.columns)
 
 def test_latent(report):
     cells = ad.read_h5ad(report[0]/'demo/latent.h5ad')
-    for m in ('pca', 'dae', 'beta_vae', 'beta_vsc'):
+    for m in ('pca', 'ae', 'vae', 'vsc'):
         assert cells.obsm[f'X_{m}'].shape == (700, 6) and cells.obsm[f'X_{m}_tsne'].shape == (700, 2)
 
 def test_page_stands_alone(report):

@@ -25,7 +25,7 @@ def test_check_estimator_can_fail():
         def transform(self, X): return np.zeros((1, 2))
     assert any(r['status'] == 'failed' for r in check_estimator(Broken(**SMALL), on_fail=None))
 
-@pytest.mark.parametrize('model', ['dae', 'beta_vae', 'beta_vsc'])
+@pytest.mark.parametrize('model', ['ae', 'vae', 'vsc'])
 def test_same_seed_same_scores(model):
     cells = demo()[::3].copy()
     one, two = (run_one(model, cells, 3, 5).evaluation.row for _ in range(2))

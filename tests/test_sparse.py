@@ -72,5 +72,8 @@ def test_the_cost_model_decides_and_can_be_overruled():
 def test_mixed_precision():
     "Terms that cancel are computed in full, so half precision elsewhere does little harm"
     cells = demo()
-    loss = {p: DeepAE(max_epochs=5, precision=p, progress=False, random_state=0).fit(cells).history_['loss'][-1] for p in ('32-true', 'bf16-mixed')}
+    def last_loss(precision):
+        model = DeepAE(max_epochs=5, precision=precision, progress=False, random_state=0)
+        return model.fit(cells).history_['loss'][-1]
+    loss = {p: last_loss(p) for p in ('32-true', 'bf16-mixed')}
     assert abs(loss['bf16-mixed']/loss['32-true'] - 1) < .02

@@ -146,7 +146,8 @@ def test_same_code_same_text():
     assert one == two
     assert canonical(parse('f"a{x}"')) != canonical(parse('f"a{y}"'))
     assert canonical(parse('def f(x): return 1')) == (
-        "Module(body=[FunctionDef(name='f',args=arguments(args=[arg(arg='x')]),body=[Return(value=Constant(value=1))])])")
+        "Module(body=[FunctionDef(name='f',args=arguments(args=[arg(arg='x')]),"
+        "body=[Return(value=Constant(value=1))])])")
 
 def test_command(project):
     "`make refresh` calls it so"
