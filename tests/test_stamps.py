@@ -17,7 +17,7 @@ def waits(name):
     reason = f'{name} has no stamp yet: make refresh ONLY=nbs/{name}'
     return pytest.param(name, marks=pytest.mark.xfail(reason=reason, strict=True))
 
-@pytest.mark.parametrize('name', map(waits, HOUSE.cells))
+@pytest.mark.parametrize('name', [waits(name) for name in HOUSE.cells])
 def test_fresh(name):
     "Run it anew with `make refresh ONLY=nbs/...`, look at what it shows, and commit it with nbs/stamps.json"
     assert HOUSE.why_stale(name) == []
