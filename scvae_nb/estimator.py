@@ -351,20 +351,12 @@ def _bound_terms(self: LatentModel, x):
 
 # %% ../nbs/16_estimator.ipynb #est040
 @patch
-def score_samples(self: LatentModel,
-    X,            # cells by genes, as for `fit`
-    n_samples=1,  # draws of the latent to average over
-) -> np.ndarray:  # (n_cells,) nats, higher is better
-    "Evidence lower bound of each cell."
-    return self.elbo_terms(X, n_samples)["elbo"]
-
-@patch
 def score(self: LatentModel,
     X,       # cells by genes, as for `fit`
     y=None,  # ignored
 ) -> float:  # nats per cell, higher is better
     "Mean evidence lower bound of the cells."
-    return float(self.score_samples(X).mean())
+    return float(self.elbo_terms(X)["elbo"].mean())
 
 @patch
 def marginal_log_likelihood(self: LatentModel,

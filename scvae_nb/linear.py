@@ -183,6 +183,14 @@ def score_samples(self: LinearGaussian,
     return log_marginal(*self._arguments(X))
 
 @patch
+def score(self: LinearGaussian,
+    X,       # cells by genes, as for `fit`
+    y=None,  # ignored
+) -> float:  # nats per cell, higher is better
+    "Mean marginal log-likelihood of the cells."
+    return float(self.score_samples(X).mean())
+
+@patch
 def elbo(self: LinearGaussian,
     X,  # cells by genes, as for `fit`
 ) -> float:  # nats per cell, at most `score`

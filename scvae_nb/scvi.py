@@ -319,6 +319,14 @@ def _bound_terms(self: SCVI, x):
     "Reconstruction and KL of each cell of a batch, (b,) each; of the library size too, where it is latent."
     return self.net_.cell_terms(x)
 
+@patch
+def score_samples(self: SCVI,
+    X,            # cells by genes, as for `fit`
+    n_samples=1,  # draws of the latents to average over
+) -> np.ndarray:  # (n_cells,) nats, higher is better
+    "Evidence lower bound of each cell."
+    return self.elbo_terms(X, n_samples)["elbo"]
+
 # %% ../nbs/32_scvi.ipynb #c077
 @patch
 def log_weight(self: CountNet, x):
