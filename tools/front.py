@@ -46,11 +46,12 @@ def came_out(report):
     low, *_, high = sorted(re.findall(r'\d\.\d+', models))
     counts, = find(r'Of the twelve claims, (.*?)\. ', conclusion(report))
     best, nmi = find(r'median NMI is that of \*\*(.*?)\*\* \((\S+)\)', conclusion(report))
+    accuracy = f'{low}, whatever the model' if low == high else f'{low} to {high}, depending on the model'
     least, most, spread = find(r'between (\S+) and (\S+), .* by up to (\S+) from seed', conclusion(report))
     return f"""{HEADING}
 
 - **Six numbers are enough to recognise a cell's type.** Its nearest neighbours among them name it with a balanced
-  accuracy of {low} to {high}, depending on the model; among fifty principal components, {fifty}.
+  accuracy of {accuracy}; among fifty principal components, {fifty}.
 - **To find the types without being told them is harder**, and there {best} comes first: k-means on the picture agrees
   with the known types with a median NMI of {nmi} (1 would be perfect), for the three networks {least} to {most}.
   From seed to seed one network differs by up to {spread}.
