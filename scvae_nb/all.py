@@ -15,6 +15,7 @@ from .ae import *
 from .vae import *
 from .vsc import *
 from .evaluate import *
+from .groups import *
 from .report import *
 from .linear import *
 from .flows import *

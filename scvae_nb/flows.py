@@ -54,7 +54,7 @@ def undo_flows(
     z,       # (b, L) where the points ended
     params,  # (K, 2L + 1) or (b, K, 2L + 1), as for `planar_flows`
 ) -> torch.Tensor:  # (b, L) where they started
-    "The inverse of `planar_flows`, last flow first: the place along w by bisection (exists by appendix A.1 of the paper)."
+    "The inverse of `planar_flows`, last flow first: the place along w by bisection (see the paper's appendix A.1)."
     u, w, b = params.split([z.shape[-1]]*2 + [1], -1)
     u, _ = invertible(u, w)
     for k in reversed(range(params.shape[-2])):
@@ -110,6 +110,13 @@ class Flow:
 
     def draw(self): return self.sample()[0]
 
+# %% ../nbs/31_flows.ipynb #fla003
+def fixed_draws(like, n=64):
+    "(2n, L) standard normal numbers, always the same: Sobol points and their mirror images, of variance 1."
+    points = torch.quasirandom.SobolEngine(like.shape[-1], scramble=True, seed=0).draw(n, dtype=torch.float64)
+    eps = torch.special.ndtri(points)
+    return torch.cat([eps, -eps]).div(eps.square().mean(0).sqrt()).to(like)
+
 # %% ../nbs/31_flows.ipynb #fla001
 @patch
 def _cloud(self: Flow):
@@ -159,18 +166,11 @@ def prior(cls: Flow, n, n_latent, rng, **settings):
     "Draws from the prior, (n, n_latent)."
     return rng.standard_normal((n, n_latent))
 
-# %% ../nbs/31_flows.ipynb #fla003
-def fixed_draws(like, n=64):
-    "(2n, L) standard normal numbers, always the same: Sobol points and their mirror images, with mean 0 and variance 1."
-    points = torch.quasirandom.SobolEngine(like.shape[-1], scramble=True, seed=0).draw(n, dtype=torch.float64)
-    eps = torch.special.ndtri(points)
-    return torch.cat([eps, -eps]).div(eps.square().mean(0).sqrt()).to(like)
-
 # %% ../nbs/31_flows.ipynb #fla006
 MAX_FLOWS = 100  # the paper goes to 80
 
 class FlowVAE(StackedModel):
-    "beta-VAE whose posterior is bent by planar flows (Rezende and Mohamed 2015); `transform` gives the mean of the bent cloud."
+    "beta-VAE whose posterior is bent by planar flows (Rezende and Mohamed 2015)."
     _parameter_constraints = StackedModel._parameter_constraints | dict(
         n_flows=[Interval(Integral, 0, None, closed="left")], beta=[NOT_NEGATIVE],
         sigma_head=[StrOptions({"log_sd", "log_var"})], latent=[StrOptions({"mean", "sample"})])
@@ -211,8 +211,8 @@ def _validate_params(self: FlowVAE):
     super(FlowVAE, self)._validate_params()
     if self.n_flows <= MAX_FLOWS: return
     size = self.n_flows*(2*self.n_latent + 1)
-    raise ValueError(f"n_flows is {self.n_flows}, and at most {MAX_FLOWS} make sense: the encoder would have to say {size:,} "
-                     f"numbers about each cell to place {self.n_latent} (choose 2 to 32)")
+    raise ValueError(f"n_flows is {self.n_flows}, and at most {MAX_FLOWS} make sense: the encoder would have to "
+                     f"say {size:,} numbers about each cell to place {self.n_latent} (choose 2 to 32)")
 
 # %% ../nbs/31_flows.ipynb #fla009
 @patch
@@ -221,9 +221,10 @@ def bound(self: FlowVAE,
     n_draws=1,    # of the latent, per cell
     variance=.5,  # of the noise of a gene; beta/2 makes it the bound that training raised
 ) -> np.ndarray:  # (n_cells,) nats
-    "Evidence lower bound of each cell, averaged over draws, for any noise of the genes. Raises ValueError as `transform`."
+    "Evidence lower bound of each cell, averaged over draws, for any noise. Raises ValueError as `transform`."
     if n_draws < 1 or variance <= 0:
-        raise ValueError(f"n_draws is {n_draws} and variance {variance}: at least one draw and a positive variance are needed")
+        raise ValueError(f"n_draws is {n_draws} and variance {variance}: "
+                         "at least one draw and a positive variance are needed")
     terms, half_genes = self.elbo_terms(X, n_draws), self.n_features_in_/2
     error = terms["reconstruction"] - half_genes*math.log(math.pi)    # (n_cells,) squared error
     return -error/(2*variance) - terms["kl"] - half_genes*math.log(2*math.pi*variance)

@@ -129,7 +129,7 @@ def fit(self: ClosedForm,
     y=None,           # ignored
     checkpoint=None,  # ignored: there is nothing to resume
 ):
-    "Solve for the parameters, in double precision. Raises ValueError for bad data or settings, or too many features."
+    "Solve for the parameters, in double precision. Raises ValueError: bad data or settings, too many features."
     self._validate_params()
     M, constant = self._read(X, reset=True)
     self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -183,6 +183,14 @@ def score_samples(self: LinearGaussian,
     return log_marginal(*self._arguments(X))
 
 @patch
+def score(self: LinearGaussian,
+    X,       # cells by genes, as for `fit`
+    y=None,  # ignored
+) -> float:  # nats per cell, higher is better
+    "Mean marginal log-likelihood of the cells."
+    return float(self.score_samples(X).mean())
+
+@patch
 def elbo(self: LinearGaussian,
     X,  # cells by genes, as for `fit`
 ) -> float:  # nats per cell, at most `score`
@@ -214,8 +222,8 @@ def ppca(
     (n, G), total = X.shape, _moments(X)[1].sum()
     most = min(n - 1, G)                                             # rank of the centred cells, at most
     if n_latent >= most: _refuse_rank(n_latent, n, G, most)
-    if total == 0:
-        raise ValueError(f"all {n} cells are the same: there is nothing to explain; look at the step that made them")
+    if total == 0: raise ValueError(f"all {n} cells are the same: there is nothing to explain; "
+                                    "look at the step that made them")
     pca = PCA(n_latent, svd_solver="arpack", random_state=random_state).fit(X)
     lam = pca.explained_variance_*(n - 1)/n
     left = total - lam.sum()
@@ -312,7 +320,7 @@ def n_iter_(self: FactorAnalysisEM):
 
 # %% ../nbs/30_linear.ipynb #lia014
 class LinearVAE(LinearGaussian):
-    "A VAE with linear encoder and decoder, trained; at its best it is probabilistic PCA (Lucas et al. 2019)."
+    "A VAE with linear encoder and decoder; at its best it is probabilistic PCA (Lucas et al. 2019)."
     _parameter_constraints = TRAINING | dict(n_latent=[at_least(1)], noise_variance=[POSITIVE, None], exact=["boolean"])
     def __init__(self,
         n_latent=6,           # numbers per cell

@@ -338,4 +338,5 @@ def test_evaluation_knows_no_model():
 import sys, scvae_nb.evaluate
 print(sorted(m for m in sys.modules if m.startswith("scvae_nb.")), "torch" in sys.modules)
 """
-    assert run_python(code) == "['scvae_nb.checks', 'scvae_nb.evaluate', 'scvae_nb.look'] False"
+    modules = [f'scvae_nb.{m}' for m in ('checks', 'evaluate', 'files', 'look')]
+    assert run_python(code) == f'{modules} False'

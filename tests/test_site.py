@@ -246,7 +246,8 @@ def test_pages(project):
     (project/'.venv/.installed').touch()
     quarto = project/'bin/quarto'
     quarto.parent.mkdir()
-    quarto.write_text('#!/bin/sh\nmkdir -p _docs && cp *.ipynb _quarto.yml references.bib styles.css _docs\n')
+    copies = '*.ipynb _quarto.yml references.bib styles.css images'
+    quarto.write_text(f'#!/bin/sh\nmkdir -p _docs && cp -r {copies} _docs\n')
     quarto.chmod(0o755)
     path = os.pathsep.join([str(quarto.parent), os.environ['PATH']])
     r = make('docs', f'BIN={Path(sys.executable).parent}', cwd=project, PATH=path)
@@ -260,6 +261,7 @@ def test_pages(project):
         assert [c.source for _, c in exported(nb) if '\n'.join(body(c)) not in shown] == [], name
         assert [o for o in text if 'nbdev_export()' in o] == [], name
     assert (project/'_docs/_quarto.yml').read_text() == (ROOT/'_quarto.yml').read_text()
+    assert (project/'_docs/images/tsne.png').read_bytes() == (NBS/'images/tsne.png').read_bytes()
 
 # ---- every check can fail
 
