@@ -7,10 +7,10 @@ __all__ = ['SITE', 'PLOTLY', 'WORDS', 'CSS', 'PAGE', 'HOME', 'COMMANDS', 'cite',
            'show_cell', 'number_labels', 'page', 'report', 'read_cells', 'train', 'embed', 'main']
 
 # %% ../nbs/41_cli.ipynb #c002
-import html, re, sys, warnings
+import html, re, sys
 from functools import partial
 from pathlib import Path
-import anndata as ad, nbformat, numpy as np, pandas as pd, scvae_nb
+import anndata as ad, nbformat, pandas as pd, scvae_nb
 from fastcore.script import anno_parser, store_true
 from latex2mathml.converter import convert as mathml
 from nbconvert.filters import markdown2html

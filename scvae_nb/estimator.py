@@ -10,6 +10,7 @@ __all__ = ['POSITIVE', 'NOT_NEGATIVE', 'TRAINING', 'SCHEMA', 'MODELS', 'Saved', 
 import json, math
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np, scipy.sparse as sp, torch
@@ -27,7 +28,7 @@ from .layers import Decoder, Encoder, cells_per_gene, hybrid
 from .likelihoods import GaussianGenes
 from .losses import GATHER, prefer_sparse
 from .pair import VAE
-from .posteriors import POSTERIORS, imported
+from .posteriors import imported
 from .train import batches, resident, seeded, train
 
 # %% ../nbs/16_estimator.ipynb #est005
@@ -74,7 +75,10 @@ class StackedModel(LatentModel):
         self.arithmetic, self.progress, self.random_state = arithmetic, progress, random_state
 
 # %% ../nbs/16_estimator.ipynb #est009
-def at_least(n): return Interval(Integral, n, None, closed="left")
+def at_least(n):
+    "Whole numbers from `n` on."
+    return Interval(Integral, n, None, closed="left")
+
 POSITIVE, NOT_NEGATIVE = Interval(Real, 0, None, closed="neither"), Interval(Real, 0, None, closed="left")
 
 TRAINING = dict(                                # settings of everything that is trained
@@ -103,7 +107,8 @@ def stack(self: StackedModel,
     beta=1.,     # weight of the KL
 ) -> VAE:
     "A new pair with the report's stack as encoder."
-    kind = getattr(posterior, "func", posterior)
+    posterior = partial(posterior)
+    kind = posterior.func
     encoder = Encoder(n_genes, self.n_latent, tuple(self.hidden), self.head_hidden, kind.n_heads,
                       self.input_relu, shift, log_input=self.reads_counts)
     likelihood = make()
@@ -265,7 +270,7 @@ def _run(self: LatentModel, M):
 
 # %% ../nbs/16_estimator.ipynb #est028
 @patch
-def _each(self: LatentModel, M, f):
+def _by_batch(self: LatentModel, M, f):
     "`f` of each batch of `M`, a dict of tensors, without gradients; each item one under the other as an array."
     dtype = next(self.net_.parameters()).dtype
     with torch.no_grad(): rows = [f(xb) for xb in batches(M, self.cells_at_once, dtype=dtype)]
@@ -277,7 +282,7 @@ def transform(self: LatentModel,
 ) -> np.ndarray:  # (n_cells, n_latent)
     "The latent of each cell. Raises ValueError, naming them, if the genes differ from those of `fit`."
     M = self._cells(X)
-    with seeded(self.seed_, 1): return self._each(M, lambda x: dict(z=self.net_.q(x).show(self.latent)))["z"]
+    with seeded(self.seed_, 1): return self._by_batch(M, lambda x: dict(z=self.net_.q(x).show(self.latent)))["z"]
 
 # %% ../nbs/16_estimator.ipynb #est029
 @dataclass
@@ -298,7 +303,7 @@ def posterior(self: LatentModel,
         answers = {k: getattr(q, k) for k in ("mean", "sd", "kl", "spike_probability")}
         return {k: v for k, v in answers.items() if v is not None}
     M = self._cells(X)
-    with seeded(self.seed_, 5): return LatentPosterior(**self._each(M, facts))
+    with seeded(self.seed_, 5): return LatentPosterior(**self._by_batch(M, facts))
 
 # %% ../nbs/16_estimator.ipynb #est036
 @patch
@@ -327,7 +332,7 @@ def squared_error(self: LatentModel,
     "Squared error of each cell's reconstruction, which is never written down (Gaussian genes only)."
     M, z = self._cells(X), self._checked_latent(self.transform(X) if Z is None else Z)
     cuts = iter(z.split(self.cells_at_once))
-    return self._each(M, lambda x: dict(error=self.net_.likelihood.squared_error(x, next(cuts))))["error"]
+    return self._by_batch(M, lambda x: dict(error=self.net_.likelihood.squared_error(x, next(cuts))))["error"]
 
 # %% ../nbs/16_estimator.ipynb #est039
 @patch
@@ -338,7 +343,7 @@ def elbo_terms(self: LatentModel,
     "The evidence lower bound of each cell, and its parts: elbo = -(reconstruction + kl)."
     if n_samples < 1: raise ValueError(f"n_samples is {n_samples}: draw at least once")
     M = self._cells(X)
-    with seeded(self.seed_, 2): rounds = [self._each(M, self._bound_terms) for _ in range(n_samples)]
+    with seeded(self.seed_, 2): rounds = [self._by_batch(M, self._bound_terms) for _ in range(n_samples)]
     mean = {k: np.mean([r[k].astype(np.float64) for r in rounds], axis=0) for k in rounds[0]}
     mean["reconstruction"] = mean["reconstruction"] + self.net_.likelihood.constant
     return mean | dict(elbo=-sum(mean.values()))
@@ -368,7 +373,7 @@ def marginal_log_likelihood(self: LatentModel,
     M, total = self._cells(X), -np.inf
     with seeded(self.seed_, 3):
         for _ in range(n_samples):
-            weight = self._each(M, lambda x: dict(w=self.net_.log_weight(x)))["w"]
+            weight = self._by_batch(M, lambda x: dict(w=self.net_.log_weight(x)))["w"]
             total = np.logaddexp(total, weight.astype(np.float64))
     return total - math.log(n_samples)
 

@@ -9,7 +9,7 @@ __all__ = ['MEASURES', 'tsne', 'kmeans', 'scores', 'contingency', 'types_found',
            'STYLE', 'style', 'UNLABELLED', 'GREY', 'COLOURS', 'SPARE', 'palette', 'type_groups', 'heat', 'type_ticks']
 
 # %% ../nbs/23_evaluate.ipynb #c002
-import hashlib, os
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.patheffects as effects

@@ -120,26 +120,27 @@ def fixed_draws(like, n=64):
 # %% ../nbs/31_flows.ipynb #fla001
 @patch
 def _cloud(self: Flow):
-    "The bent cloud of each cell at fixed draws: places (b, S, L), and log|det| (b, S)."
+    "The bent cloud of each cell at fixed draws, in units of its own: places (b, S, L), and log|det| (b, S)."
     eps = fixed_draws(self.start).expand(len(self.start), -1, -1)     # (b, S, L)
-    bent, log_det = planar_flows(eps, self.params[:, None])
-    return self.start[:, None] + torch.exp(self.logvar/2)[:, None]*bent, log_det
+    return planar_flows(eps, self.params[:, None])
 
 @patch(as_prop=True)
 def mean(self: Flow):
     "Mean of the bent cloud, (b, L)."
-    eps = fixed_draws(self.start).expand(len(self.start), -1, -1)
-    return self.start + torch.exp(self.logvar/2)*planar_flows(eps, self.params[:, None])[0].mean(1)
+    bent, _ = self._cloud()
+    return self.start + torch.exp(self.logvar/2)*bent.mean(1)
 
 @patch(as_prop=True)
 def sd(self: Flow):
     "Standard deviation of the bent cloud, (b, L)."
-    return self._cloud()[0].std(1, correction=0)
+    bent, _ = self._cloud()
+    return torch.exp(self.logvar/2)*bent.std(1, correction=0)
 
 @patch(as_prop=True)
 def kl(self: Flow):
     "KL to the standard normal, (b, 1): all features of a flow share one."
-    z, log_det = self._cloud()
+    bent, log_det = self._cloud()
+    z = self.start[:, None] + torch.exp(self.logvar/2)[:, None]*bent  # (b, S, L)
     entropy = .5*(1 + math.log(2*math.pi) + self.logvar).sum(1) + log_det.mean(1)   # (b,)
     return (-entropy - self.log_prior(z.flatten(0, 1)).view(log_det.shape).mean(1))[:, None]
 

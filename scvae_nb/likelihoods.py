@@ -17,7 +17,6 @@ from .losses import squared_error
 # %% ../nbs/13_likelihoods.ipynb #gau005
 class GaussianGenes(nn.Module):
     "Genes with independent Gaussian noise around what the decoder makes of a latent."
-    needs_counts = False
     def __init__(self,
         decoder,         # `Decoder`
         shift=None,      # (G,) constant that is to be added to every cell, see `SparseLinear`
@@ -213,7 +212,7 @@ def count_log_prob(
 # %% ../nbs/13_likelihoods.ipynb #k033
 class CountGenes(nn.Module):
     "Genes whose molecules are counted: what the three likelihoods share."
-    needs_counts, constant, has_dispersion, has_dropout = True, 0., False, False
+    constant, has_dispersion, has_dropout = 0., False, False
     def __init__(self,
         body,      # module: latent (b, L), and batch (b,) where there is one -> hidden units (b, H)
         n_hidden,  # H
@@ -271,7 +270,7 @@ def log_prob(self: CountGenes,
     cell=None,   # batch and log library size of the cells
 ) -> torch.Tensor:  # (b,) nats, summed over genes
     "log p(x | z) of each cell."
-    ell = None if cell is None else cell.log_library
+    x, ell = _as_batch(x), None if cell is None else cell.log_library
     if ell is None: ell = log_total(x).to(z.dtype)
     shares, losses = (self.weight, self.bias), (self.drop_weight, self.drop_bias)
     return count_log_prob(x, self.hidden(z, cell), *shares, ell, self.r, *losses)

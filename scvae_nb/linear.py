@@ -105,7 +105,7 @@ class LinearGaussian(LatentModel):
 # %% ../nbs/30_linear.ipynb #lia003
 class ClosedForm(LinearGaussian):
     "A linear Gaussian model whose parameters are solved for; a model adds `_solve`."
-    def _hold(self, W, mu, psi, shift=None):
+    def _keep_solution(self, W, mu, psi, shift=None):
         "Make a pair of a solution, with its exact posterior as the encoder. C must be diagonal."
         C, P = _covariance(W, psi)
         A = P @ C                                                    # (G, L)
@@ -136,7 +136,7 @@ def fit(self: ClosedForm,
     M = M.astype(np.float64)
     mu, var = _moments(M)
     W, psi, loss = self._solve(M, mu, var)
-    self._hold(W, mu + (0 if constant is None else constant), psi, constant)
+    self._keep_solution(W, mu + (0 if constant is None else constant), psi, constant)
     self.history_, self.n_epochs_, self._n_features_out = dict(loss=loss), len(loss), self.n_latent
     return self
 
@@ -195,7 +195,7 @@ def elbo(self: LinearGaussian,
     X,  # cells by genes, as for `fit`
 ) -> float:  # nats per cell, at most `score`
     "Mean evidence lower bound of the cells, with the encoder's posterior."
-    return float(self.elbo_terms(X)["elbo"].mean())
+    return LatentModel.score(self, X)
 
 # %% ../nbs/30_linear.ipynb #lia008
 @patch

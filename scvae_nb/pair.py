@@ -12,7 +12,6 @@ from torch import nn
 from fastcore.basics import patch
 from .layers import split_known
 from .losses import beta_loss
-from .posteriors import Gaussian
 
 # %% ../nbs/15_pair.ipynb #pai005
 class VAE(nn.Module):
@@ -26,16 +25,17 @@ class VAE(nn.Module):
     ):
         super().__init__()
         self.encoder, self.likelihood, self.beta, self.reduction = encoder, likelihood, beta, reduction
-        self.posterior = posterior if isinstance(posterior, partial) else partial(posterior)
+        self.posterior = partial(posterior)
         self.exact = False                 # True: average over the posterior in closed form (linear decoders only)
 
-    def q(self, x):
+    def seen(self, x):
         genes, cell = split_known(x, self.likelihood.n_genes)
-        return self.posterior(*self.encoder(genes, cell))
+        return genes, cell, self.posterior(*self.encoder(genes, cell))
+
+    def q(self, x): return self.seen(x)[-1]
 
     def terms(self, x):
-        genes, cell = split_known(x, self.likelihood.n_genes)
-        q = self.posterior(*self.encoder(genes, cell))
+        genes, cell, q = self.seen(x)
         if self.exact: return self.likelihood.expected_misfit(genes, q), q.kl
         z, kl = q.sample()                                                # (b, L), (b, L)
         return self.likelihood.misfit(genes, z, cell), kl                 # (b,), (b, L)
@@ -71,8 +71,8 @@ def log_weight(self: VAE,
     q=None,  # a posterior of these cells; None: the encoder's
 ) -> torch.Tensor:  # (b,) nats
     "log p(x, z) - log q(z | x) at one exact draw of q."
-    genes, cell = split_known(x, self.likelihood.n_genes)
-    q = self.q(x) if q is None else q
+    if q is None: genes, cell, q = self.seen(x)
+    else: genes, cell = split_known(x, self.likelihood.n_genes)
     z = q.draw()                                                      # (b, L)
     return self.likelihood.log_prob(genes, z, cell) + q.log_prior(z) - q.log_prob(z)
 

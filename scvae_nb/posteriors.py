@@ -9,7 +9,7 @@ __all__ = ['POSTERIORS', 'Point', 'reparametrise', 'log_normal', 'log_variance',
 # %% ../nbs/12_posteriors.ipynb #pos002
 import importlib, math
 from fastcore.basics import patch
-import numpy as np, torch
+import torch
 import torch.nn.functional as F
 from .losses import kl_normal, kl_spike_slab
 

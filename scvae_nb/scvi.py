@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from .checks import check_labels
 from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least
 from .groups import call_genes, fold_changes, two_groups
-from .layers import Cell, SparseLinear, log1p, split_known
+from .layers import Cell, SparseLinear, log1p
 from .likelihoods import log_total
 from .pair import VAE, KLWarmup
 from .paired import COUNT_LIKELIHOODS
@@ -136,8 +136,8 @@ class CountNet(VAE):
 
     def latents(self, x):
         "Counts, a draw of z, what is known of the cells with a draw of the log library size, and the KL of each draw."
-        genes, cell = split_known(x, self.likelihood.n_genes)
-        z, kl = self.posterior(*self.encoder(genes, cell)).sample()   # (b, L), (b, L)
+        genes, cell, q = self.seen(x)
+        z, kl = q.sample()                                            # (b, L), (b, L)
         if self.library.encoder is None:
             return genes, z, cell._replace(log_library=log_total(genes).to(z.dtype)), dict(kl=kl)
         ell, kl_library = self.library.q(genes, cell).sample()        # (b, 1), (b, 1)
@@ -167,6 +167,7 @@ def at_epoch(self: CountNet, epoch, max_epochs):
 # %% ../nbs/32_scvi.ipynb #t068
 @patch
 def forward(self: CountNet, x):
+    "Loss, its terms and the weight of the KL, each a mean over cells; in training a step of the warm-up."
     terms = {k: v.mean() for k, v in self.cell_terms(x).items()}
     weight = self.warmup.weight()
     self.warmup.step += self.training
@@ -331,8 +332,7 @@ def score_samples(self: SCVI,
 @patch
 def log_weight(self: CountNet, x):
     "log p(x, z, l) - log q(z, l | x) at one draw, (b,)."
-    genes, cell = split_known(x, self.likelihood.n_genes)
-    q = self.posterior(*self.encoder(genes, cell))
+    genes, cell, q = self.seen(x)
     z = q.draw()                                                      # (b, L)
     weight = q.log_prior(z) - q.log_prob(z)
     if self.library.encoder is not None:
@@ -386,10 +386,10 @@ def normalized_expression(self: SCVI,
     M = self._cells(X)
     columns = self._columns(genes)
     def shares(x):
-        q, (_, cell) = self.net_.q(x), split_known(x, self.n_features_in_)
+        _, cell, q = self.net_.seen(x)
         zs = [q.mean] if n_samples is None else [q.draw() for _ in range(n_samples)]
         return dict(rho=self._mean_share(zs, batch, cell)[:, columns])
-    with seeded(self.seed_, 4): return library_size*self._each(M, shares)["rho"]
+    with seeded(self.seed_, 4): return library_size*self._by_batch(M, shares)["rho"]
 
 # %% ../nbs/32_scvi.ipynb #c088
 @patch
@@ -412,7 +412,7 @@ def posterior_predictive_sample(self: SCVI,
         _, z, cell, _ = self.net_.latents(x)
         out.append(self.net_.likelihood.sample(z, rng, cell))
         return dict(z=z)
-    with seeded(rng.randint(2**31 - 1)): self._each(M, draw)
+    with seeded(rng.randint(2**31 - 1)): self._by_batch(M, draw)
     return sp.vstack(out, format="csr")
 
 # %% ../nbs/32_scvi.ipynb #s031
@@ -439,7 +439,7 @@ def sample(self: SCVI,
     s = self._batch_numbers(n, batch, rng)
     m, v = self.net_.library.prior.double().numpy()[s].T
     ell = torch.as_tensor(m + np.sqrt(v)*rng.standard_normal(n))
-    z = torch.as_tensor(rng.standard_normal((n, self.n_latent))).to(likelihood.weight.dtype)
+    z = torch.as_tensor(self.net_.prior(n, self.n_latent, rng)).to(likelihood.weight.dtype)
     s = torch.as_tensor(s)
     out = [likelihood.sample(z[k], rng, Cell(s[k], ell[k])) for k in torch.arange(n).split(256)]
     return sp.vstack(out, format="csr")

@@ -9,7 +9,6 @@ __all__ = ['resident', 'batches', 'seeded', 'NonFiniteLoss', 'run_epoch', 'save_
 import warnings
 from pathlib import Path
 import numpy as np, scipy.sparse as sp, torch
-from torch import nn
 from tqdm.auto import tqdm
 from fastcore.basics import patch
 from lightning_fabric import Fabric
