@@ -20,6 +20,7 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from .checks import DataError, as_csr, check_counts, check_log
 from .files import load
+from .look import GREY, LINES, mix
 
 # %% ../nbs/03_data.ipynb #c008
 def demo() -> ad.AnnData: # 700 cells x 765 genes, log values in `X`, obs["cell_type"]; no layer of counts
@@ -98,7 +99,7 @@ def quality_control(
     return out
 
 # %% ../nbs/03_data.ipynb #c028
-BEFORE, AFTER, LEAVES = "#7f7f7f", "#0072B2", "#D55E00"
+BEFORE, AFTER, LEAVES = mix(GREY, "k", .35), *LINES[:2]
 
 # %% ../nbs/03_data.ipynb #c029
 def violin(ax, at, v, colour, rng):

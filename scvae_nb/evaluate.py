@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['MEASURES', 'tsne', 'kmeans', 'scores', 'contingency', 'types_found', 'Evaluation', 'evaluate', 'plot_embedding',
            'plot_embeddings', 'plot_clusters', 'plot_contingency', 'score_ranges', 'plot_scores', 'Plot3D', 'plot_3d',
-           'write_3d', 'plot_latent', 'plot_spikes', 'plot_gene_effects', 'plot_history', 'as_labels', 'check_latent',
-           'STYLE', 'style', 'UNLABELLED', 'GREY', 'COLOURS', 'SPARE', 'palette', 'type_groups', 'heat', 'type_ticks']
+           'write_3d', 'plot_latent', 'plot_spikes', 'plot_gene_effects', 'plot_history']
 
 # %% ../nbs/23_evaluate.ipynb #c002
 import hashlib
@@ -26,10 +25,6 @@ from threadpoolctl import threadpool_limits
 from .checks import as_labels, check_latent
 from .files import write_aside
 from .look import *
-
-# %% ../nbs/23_evaluate.ipynb #c002b
-_all_ = ["as_labels", "check_latent", "STYLE", "style", "UNLABELLED", "GREY", "COLOURS", "SPARE", "palette",
-         "type_groups", "heat", "type_ticks"]
 
 # %% ../nbs/23_evaluate.ipynb #c012a
 def _check_perplexity(perplexity, n):
@@ -557,6 +552,9 @@ def _terms(history):
     if not any(len(v) for v in terms.values()): raise ValueError("the history is empty: train for one epoch at least")
     return terms
 
+# %% ../nbs/23_evaluate.ipynb #c102b
+_TITLES = dict(reconstruction="error", kl="KL", kl_library="KL of the library size", kl_weight="weight of the KL")
+
 # %% ../nbs/23_evaluate.ipynb #c103
 @style()
 def plot_history(
@@ -572,7 +570,7 @@ def plot_history(
     fig, axs = plt.subplots(rows, n_cols, figsize=size, sharex=True, squeeze=False)
     for (name, v), ax in zip(terms.items(), axs.flat):
         ax.plot(np.arange(1, len(v) + 1), v, color=LINES[0], lw=1.8, marker="o" if len(v) < 3 else None)
-        ax.set(title=name.replace("_", " "), yscale="log" if log else "linear")
+        ax.set(title=_TITLES.get(name, name.replace("_", " ")), yscale="log" if log else "linear")
         ax.xaxis.get_major_locator().set_params(integer=True)
     label_lowest(axs, len(terms), "epoch")
     fig.supylabel("mean per cell", size=10.5)

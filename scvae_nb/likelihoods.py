@@ -246,16 +246,23 @@ def hidden(self: CountGenes, z, cell=None):
     return self.body(z) if cell is None or cell.batch is None else self.body(z, cell.batch)
 
 @patch
+def _share_of(self: CountGenes, h): return F.linear(h, self.weight, self.bias).softmax(1)  # (b, H) -> (b, G)
+
+@patch
 def share(self: CountGenes, z, cell=None):
     "rho: the share of each gene in a cell's molecules, (b, G); rows sum to one."
-    return F.linear(self.hidden(z, cell), self.weight, self.bias).softmax(1)
+    return self._share_of(self.hidden(z, cell))
 
 # %% ../nbs/13_likelihoods.ipynb #k062
 @patch
+def _dropout_of(self: CountGenes, h):
+    if self.drop_weight is None: return h.new_zeros(len(h), self.n_genes)
+    return F.linear(h, self.drop_weight, self.drop_bias).sigmoid()    # (b, H) -> (b, G)
+
+@patch
 def dropout(self: CountGenes, z, cell=None):
     "pi: the probability that a count is lost, (b, G); zero where nothing is."
-    if self.drop_weight is None: return z.new_zeros(len(z), len(self.bias))
-    return F.linear(self.hidden(z, cell), self.drop_weight, self.drop_bias).sigmoid()
+    return self._dropout_of(self.hidden(z, cell))
 
 # %% ../nbs/13_likelihoods.ipynb #k039
 def log_total(x):
@@ -296,7 +303,8 @@ def mean(self: CountGenes,
     cell=None,  # batch and log library size of the cells
 ) -> torch.Tensor:  # (b, G)
     "The counts to expect of each gene. Raises ValueError without a log library size."
-    return self._log_library(cell).exp()*self.share(z, cell)*(1 - self.dropout(z, cell))
+    ell, h = self._log_library(cell), self.hidden(z, cell)            # (b, 1), (b, H)
+    return ell.exp()*self._share_of(h)*(1 - self._dropout_of(h))
 
 # %% ../nbs/13_likelihoods.ipynb #k070
 @patch
@@ -314,8 +322,8 @@ def sample(self: CountGenes,
     cell=None,  # batch and log library size of the cells
 ) -> sp.csr_matrix:  # (b, G) counts
     "Counts drawn down the lecture's list: w, y, h, x. Raises ValueError without a log library size."
-    parts = self._log_library(cell), self.share(z, cell), self.dropout(z, cell)
-    ell, rho, pi = (v.double().cpu().numpy() for v in parts)
+    ell, h = self._log_library(cell), self.hidden(z, cell)            # (b, 1), (b, H)
+    ell, rho, pi = (v.double().cpu().numpy() for v in (ell, self._share_of(h), self._dropout_of(h)))
     w = rho if self.r is None else self._scatter(rho, rng)
     y = rng.poisson(np.exp(ell)*w)
     h = rng.uniform(size=y.shape) < pi

@@ -220,9 +220,9 @@ NINE = ["Naive CD4 T", "Memory CD4 T", "CD14+ Mono", "B", "CD8 T", "FCGR3A+ Mono
 @given(st.sets(st.sampled_from(NINE), min_size=1).flatmap(lambda s: st.permutations(sorted(s))))
 @settings(max_examples=30, deadline=None)
 def test_a_type_keeps_its_colour(some):
-    whole = ev.palette(NINE)
-    assert len(set(whole.values())) == 9 and ev.palette(some) == {t: whole[t] for t in some}
-    assert list(ev.palette(some)) == [t for t in whole if t in some]
+    whole = look.palette(NINE)
+    assert len(set(whole.values())) == 9 and look.palette(some) == {t: whole[t] for t in some}
+    assert list(look.palette(some)) == [t for t in whole if t in some]
 
 
 def colours(ax):
@@ -231,7 +231,7 @@ def colours(ax):
     return {to_hex(c.get_facecolor()[0]).upper(): len(c.get_offsets()) for c in clouds}
 
 def test_types_have_the_same_colour_in_every_picture(judged):
-    want = {c: (y == t).sum() for t, c in ev.palette(y).items()}
+    want = {c: (y == t).sum() for t, c in look.palette(y).items()}
     E = judged.embedding
     assert colours(ev.plot_embedding(E, y)) == want
     left, right, *_ = ev.plot_clusters(E, y, judged.clusters, judged.centroids, title="t").axes
@@ -239,13 +239,13 @@ def test_types_have_the_same_colour_in_every_picture(judged):
     assert {t.marker.color: len(t.x) for t in ev.plot_3d(np.c_[E, E[:, 0]], y).figure.data} == want
     assert all(colours(a) == want for a in ev.plot_embeddings({"a": E, "b": E, "c": E}, y).axes if a.get_visible())
     bodies = ev.plot_latent(Z, y).axes[0].collections[:4]
-    assert [to_hex(b.get_facecolor()[0]).upper() for b in bodies] == list(ev.palette(y).values())
+    assert [to_hex(b.get_facecolor()[0]).upper() for b in bodies] == list(look.palette(y).values())
 
 
 def test_cells_without_a_type_are_grey(judged):
     ax = ev.plot_embedding(judged.embedding, holes, names=True)
     assert ax.get_legend().get_texts()[-1].get_text() == "unlabelled  (1)"
-    assert ev.palette(holes)["unlabelled"] == ev.GREY
+    assert look.palette(holes)["unlabelled"] == look.GREY
 
 
 def test_a_cluster_without_a_majority_is_grey(judged):
@@ -253,7 +253,8 @@ def test_a_cluster_without_a_majority_is_grey(judged):
     even = np.arange(180) % 2 == 0
     clusters = np.where((blob < 2) & even | (blob == 3), 0, 1)        # 0: 30 B, 25 NK, 30 DC; 1: 30 B, 25 NK, 40 CD8 T
     right = ev.plot_clusters(E, y, clusters).axes[1]
-    assert set(colours(right)) == {ev.GREY.upper()} and right.get_title(loc="left") == "2 clusters: 0 of 4 types found"
+    assert set(colours(right)) == {look.GREY}
+    assert right.get_title(loc="left") == "2 clusters: 0 of 4 types found"
     at = {t.get_text(): t.get_position() for t in right.texts}        # without centroids: in the middle of the cells
     for c in range(2): np.testing.assert_allclose(at[str(c)], np.median(E[clusters == c], axis=0))
 

@@ -4,7 +4,9 @@ import ast, re
 from dataclasses import dataclass, field
 from functools import cached_property
 import nbformat, pytest
+from matplotlib.colors import is_color_like, to_rgb
 from conftest import ROOT
+from scvae_nb.look import GREY, INK
 
 PICTURES, TRAINING = {'look', 'evaluate'}, {'train'}
 
@@ -172,8 +174,36 @@ def is_own(value):
 
 def called(call): return getattr(call.func, 'attr', getattr(call.func, 'id', None))
 
+GREYS = {GREY, INK}
+LETTERS = 'bgrcmy'                                                            # blue to yellow, in one letter
+FORMAT = re.compile(rf'(C\d|[{LETTERS}])[-.:o*+sDxv^|]*')                       # as in plot(x, y, 'r--')
+PLOTS = {'plot', 'semilogx', 'semilogy', 'loglog', 'errorbar'}
+KEYWORDS = {'c', 'color', 'colors', 'colour', 'fc', 'ec', 'mfc', 'mec', 'facecolor', 'edgecolor', 'edgecolors',
+            'facecolors', 'markerfacecolor', 'markeredgecolor', 'ecolor', 'textcolor'}
+
+def colours_come_from_look(house):
+    "No notebook but Look types a colour with a hue, or one of Look's greys; other greys, black and white are free"
+    pages = [p for p in house.pages if p.module != 'look' and not p.name.endswith('.py')]
+    return [f'{page.name} types {colour!r}' for page in pages for colour in typed_colours(page.all_code)]
+
+def typed_colours(nodes):
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and is_typed(node.value): yield node.value
+        if not isinstance(node, ast.Call): continue
+        yield from (k.value.value for k in node.keywords if k.arg in KEYWORDS and is_letter(k.value))
+        if called(node) in PLOTS: yield from (a.value for a in node.args if is_format(a))
+
+def is_typed(text):
+    "A hex with a hue or one of Look's greys, `C0`, a name such as `tab:red` or `orange`, `rgb(...)`"
+    if re.fullmatch(r'C\d|rgba?\(.*\)', text): return True
+    is_name = len(text) > 1 and not re.fullmatch(r'[\d.]+|none', text) and is_color_like(text)
+    return is_name and (text.upper() in GREYS or len(set(to_rgb(text))) > 1)
+
+def is_letter(node): return isinstance(node, ast.Constant) and node.value in tuple(LETTERS)
+def is_format(node): return isinstance(node, ast.Constant) and FORMAT.fullmatch(str(node.value)) is not None
+
 CHECKS = [imports_go_down, no_circles, training_knows_no_model, pictures_know_no_model, models_stand_alone,
-          underscores_stay_home]
+          underscores_stay_home, colours_come_from_look]
 
 # ---- the house passes them
 
@@ -183,6 +213,13 @@ HOUSE = House(PAGES, models())
 
 @pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
 def test_house(check): assert check(HOUSE) == []
+
+def left_out(house, source):
+    "Modules that `all.py` does not import; the command line is no part of it"
+    return sorted(house.modules.keys() - {module for module, _ in imports(ast.walk(ast.parse(source)))} - {'cli'})
+
+def test_all():
+    assert left_out(HOUSE, (ROOT/'scvae_nb/all.py').read_text()) == [], 'add it to scvae_nb/all.py'
 
 def test_models_are_found():
     "Each model of the registry is a class of some notebook, and the names that the checks know are modules"
@@ -215,6 +252,9 @@ def test_a_good_house(check):
     "What looks like a fault and is none"
     ours = [('23_evaluate', '_dots()\nimport scvae_nb\nfrom scvae_nb.vae import VAE\nmodel._repr_html_()'),
             ('14_train', 'fig._dpi'),
+            ('14_train', 'plot(x, y, "k--", c="0.5", ec="w", mfc="none")\nimshow(x, cmap="Blues")'),
+            ('14_train', 'plot(x, y, "o", label="b", c="#555555")\nfind(c, "m", "C1orf", "red cell")'),
+            ('test_x.py', 'plot(c="red")'),
             ('20_ae', 'AE().net_'), ('test_x.py', 'def _own(): pass\nx._own, x._replace, x.__dict__, getattr(x, "y")')]
     assert check(house(*ours)) == []
 
@@ -239,11 +279,22 @@ def test_a_good_house(check):
     (underscores_stay_home, 'test_x.py', 'import scvae_nb.layers as l\nl._cut()', 'test_x.py: l._cut'),
     (underscores_stay_home, 'test_x.py', 'model.net_', 'test_x.py: model.net_'),
     (underscores_stay_home, 'test_x.py', 'getattr(model, "net_")', "getattr(model, 'net_')"),
+    (colours_come_from_look, '14_train', 'plot(x, color="#3f6a96")', "14_train types '#3f6a96'"),
+    (colours_come_from_look, '14_train', 'colours = dict(a="C0")', "14_train types 'C0'"),
+    (colours_come_from_look, '14_train', 'plot(x, color="tab:red")', "types 'tab:red'"),
+    (colours_come_from_look, '14_train', 'SIDES = ["orange", "0.5", "white"]', "types 'orange'"),
+    (colours_come_from_look, '14_train', 'scatter(x, y, c="r")', "types 'r'"),
+    (colours_come_from_look, '14_train', 'ax.plot(x, y, "g--")', "types 'g--'"),
+    (colours_come_from_look, '14_train', f'bar(x, color="{GREY}")', f"types '{GREY}'"),
     (underscores_stay_home, 'test_x.py', 'monkeypatch.setattr(layers, "_cut", f)', "setattr(layers, '_cut', f)"),
 ])
 def test_finds(check, name, cell, message):
     faults = check(house((name, cell)))
     assert len(faults) == 1 and message in faults[0], faults
+
+def test_finds_what_all_leaves_out():
+    assert left_out(house(), 'from .layers import *\nfrom .train import *\nfrom .vae import *') == ['ae', 'estimator',
+                                                                                                'evaluate']
 
 def test_finds_a_circle():
     assert len(no_circles(house(('10_layers', '#| export\nfrom scvae_nb.train import train')))) == 2

@@ -1,7 +1,8 @@
 """A line is one thought: the rule that CONTRIBUTING asks for, held in every notebook, test, benchmark and tool.
 Each check takes one file as pieces of code and lists what is wrong; each is shown to find a planted fault."""
-import io, re, statistics, tokenize
+import io, os, re, shutil, statistics, subprocess, sys, tokenize
 from dataclasses import dataclass
+from pathlib import Path
 import nbformat, pytest
 from conftest import ROOT
 
@@ -69,6 +70,21 @@ def median_of_exported(files):
 @pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize('name', FILES)
 def test_file(name, check): assert [fault for piece in FILES[name] for fault in check(piece)] == []
+
+# ---- ruff, as `make lint` runs it
+
+RUFF = shutil.which('ruff', path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]))
+
+def ruff(*paths): return subprocess.run([RUFF, 'check', *paths], cwd=ROOT, capture_output=True, text=True)
+
+@pytest.mark.skipif(RUFF is None, reason='ruff is not installed: `make lint` has it')
+def test_ruff(tmp_path):
+    report = ruff('--no-cache')
+    assert report.returncode == 0, report.stdout + report.stderr
+    planted = tmp_path/'planted.py'
+    planted.write_text('import os\n')
+    report = ruff('--no-cache', '--config', ROOT/'pyproject.toml', planted)
+    assert report.returncode == 1 and 'F401' in report.stdout
 
 def test_median_of_exported(): assert median_of_exported(FILES) <= MEDIAN
 

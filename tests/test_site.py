@@ -226,6 +226,13 @@ QUARTO = yaml.safe_load((ROOT/'_quarto.yml').read_text())
 
 def test_sidebar(): assert site(QUARTO, list(NOTEBOOKS)) == []
 
+def unlisted(names, text): return [f for f in names if f != 'index.ipynb' and f'({f})' not in text]
+
+def test_table_of_the_index():
+    text = '\n'.join(c.source for c in NOTEBOOKS['index.ipynb'].cells)
+    assert unlisted(NOTEBOOKS, text) == [], 'add it to the table of nbs/index.ipynb'
+    assert unlisted(['index.ipynb', '00_a.ipynb', '01_b.ipynb'], '[00 A](00_a.ipynb)') == ['01_b.ipynb']
+
 def test_settings():
     "Files that the settings name exist; notebooks are not run to build the site; nbdev would name the same site"
     assert (NBS/QUARTO['bibliography']).is_file() and (NBS/QUARTO['format']['html']['css']).is_file()
