@@ -1,9 +1,9 @@
-"""The site as a reader gets it, built by pandoc with the site's own style sheet (tools/preview.py): every link lands, every
-public name has its place, formulas convert, and in Chromium no page is wider than the screen. What needs Chromium, or
-axe-core from npm, is skipped where that is absent."""
-import json, logging, os, re, shutil, subprocess, sys
+"""The site as a reader gets it, built by pandoc with the site's own style sheet (tools/preview.py): every link lands,
+every public name has its place, formulas convert, and in Chromium no page is wider than the screen. What needs
+Chromium, or axe-core from npm, is skipped where that is absent."""
+import logging, os, re, shutil, subprocess, sys
 from html.parser import HTMLParser
-import nbformat, pytest
+import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT/'tools'))
