@@ -73,8 +73,8 @@ def log_weight(self: VAE,
     "log p(x, z) - log q(z | x) at one exact draw of q."
     if q is None: genes, cell, q = self.seen(x)
     else: genes, cell = split_known(x, self.likelihood.n_genes)
-    z = q.draw()                                                      # (b, L)
-    return self.likelihood.log_prob(genes, z, cell) + q.log_prior(z) - q.log_prob(z)
+    z, log_q = q.draw_with_log_prob()                                 # (b, L), (b,)
+    return self.likelihood.log_prob(genes, z, cell) + q.log_prior(z) - log_q
 
 @patch
 def prior(self: VAE, n, n_latent, rng):

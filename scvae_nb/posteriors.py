@@ -199,6 +199,13 @@ def prior(cls: SpikeSlab, n, n_latent, rng, alpha=.5, **settings):
     is_on = rng.random_sample((n, n_latent)) < alpha
     return is_on*rng.standard_normal((n, n_latent))
 
+# %% ../nbs/12_posteriors.ipynb #pdl001
+@patch
+def draw_with_log_prob(self: Point | Gaussian | SpikeSlab):
+    "An exact draw and log q(z | x) there, (b, L) and (b,)."
+    z = self.draw()                                                   # (b, L)
+    return z, self.log_prob(z)
+
 # %% ../nbs/12_posteriors.ipynb #pos030
 POSTERIORS = dict(
     point="scvae_nb.posteriors:Point",

@@ -333,12 +333,12 @@ def score_samples(self: SCVI,
 def log_weight(self: CountNet, x):
     "log p(x, z, l) - log q(z, l | x) at one draw, (b,)."
     genes, cell, q = self.seen(x)
-    z = q.draw()                                                      # (b, L)
-    weight = q.log_prior(z) - q.log_prob(z)
+    z, log_q = q.draw_with_log_prob()                                 # (b, L), (b,)
+    weight = q.log_prior(z) - log_q
     if self.library.encoder is not None:
         q = self.library.q(genes, cell)
-        ell = q.draw()                                                # (b, 1)
-        weight = weight + q.log_prior(ell) - q.log_prob(ell)
+        ell, log_q = q.draw_with_log_prob()                           # (b, 1), (b,)
+        weight = weight + q.log_prior(ell) - log_q
         cell = cell._replace(log_library=ell[:, 0])
     return weight + self.likelihood.log_prob(genes, z, cell)
 
