@@ -13,8 +13,10 @@ import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 import numpy as np
 from fastcore.basics import patch
+from IPython import get_ipython
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 from .checks import as_labels
 
 # %% ../nbs/01_look.ipynb #c006
@@ -29,10 +31,16 @@ STYLE = {
 @contextmanager
 def style():
     "The look of all figures of this project: a context, or a decorator, that sets the parameters in `STYLE`."
+    _sharp()
     before = {k: plt.rcParams[k] for k in STYLE}
     plt.rcParams.update(STYLE)
     try: yield
     finally: plt.rcParams.update(before)
+
+def _sharp():
+    "In a notebook, figures at twice the pixels: a screen shows them sharp, and at the same size."
+    shell = get_ipython()
+    if shell and hasattr(shell, "kernel"): set_matplotlib_formats("retina")
 
 # %% ../nbs/01_look.ipynb #c010
 UNLABELLED, GREY = "unlabelled", "#C8C8C8"
