@@ -104,18 +104,17 @@ class Flow:
     def bent(self):
         eps, scale = torch.randn_like(self.start), torch.exp(self.logvar/2)
         bent, log_det = planar_flows(eps, self.params)                # (b, L), (b,)
-        return eps, self.start + scale*bent, log_det
+        return eps, self.start + scale*eps, self.start + scale*bent, log_det
 
     def sample(self):
-        eps, z, log_det = self.bent()
-        z0 = self.start + torch.exp(self.logvar/2)*eps
+        _, z0, z, log_det = self.bent()
         kl = kl_normal(self.start, self.logvar).sum(1) + (z**2 - z0**2).sum(1)/2 - log_det
         return z, kl[:, None]                                         # (b, L), (b, 1)
 
-    def draw(self): return self.bent()[1]                             # (b, L)
+    def draw(self): return self.bent()[2]                             # (b, L)
 
     def draw_with_log_prob(self):
-        eps, z, log_det = self.bent()
+        eps, _, z, log_det = self.bent()
         return z, log_normal(eps).sum(1) - self.logvar.sum(1)/2 - log_det   # (b, L), (b,)
 
 # %% ../nbs/31_flows.ipynb #fla003

@@ -68,16 +68,10 @@ def test_sentences_of_the_report(of_report, report):
     _, scores = conclusion(pd.DataFrame(dict(verdict=[])), of_report).split('told here. ')
     assert scores in report
 
-# The page was run before the file was; its tests hold again once `make refresh ONLY=nbs/36_beyond.ipynb` has been made
-waits = pytest.mark.xfail(not (pd.read_csv(FILE).model == 'scvi').any() if FILE.exists() else True,
-                          reason='36_beyond waits for its next run', strict=True)
-
-@waits
 def test_beyond(table, beyond):
     assert found(beyond_table(table), beyond)
     assert table_words(verdict_table(table)) in beyond
 
-@waits
 def test_sentence_of_beyond(table, beyond):
     facts = comparison(table)
     for part in (facts['on_picture'], facts['on_latent'], facts['counts'], f"up to {facts['spread']:.3f}"):
