@@ -635,9 +635,11 @@ def _check_page(about, weights):
     for name, v in about["history"].items():
         if not all(isinstance(x, Real) for x in v): raise TypeError(f"history of {name} is {v!r:.60}")
     largest = max(n for w in weights.values() for n in (*w.shape, 1))
-    sizes = [v for k, v in about["settings"].items() if any(word in k for word in SIZES)] + [about["n_genes"]]
-    for size in np.hstack([v for v in sizes if v is not None]):
-        if size > largest + 1: raise ValueError(f"{size} units are more than there are weights for")
+    sizes = [v for k, v in about["settings"].items() if any(word in k for word in SIZES)]
+    if "prepared" in about: sizes.append(about["n_genes"])            # a model that reads all genes
+    flat = [v for size in sizes for v in (size if isinstance(size, list) else [size])]
+    for size in flat:
+        if isinstance(size, Real) and size > largest + 1: raise ValueError(f"{size} units, and no weights for so many")
 
 # %% ../nbs/16_estimator.ipynb #est054
 def _broken(path, why):
