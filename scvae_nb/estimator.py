@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POSITIVE', 'NOT_NEGATIVE', 'TRAINING', 'SCHEMA', 'MODELS', 'Saved', 'LatentModel', 'StackedModel', 'at_least',
-           'listed', 'same_genes', 'LatentPosterior', 'Spec', 'register', 'spec_of']
+           'listed', 'LatentPosterior', 'Spec', 'register', 'spec_of']
 
 # %% ../nbs/16_estimator.ipynb #est002
 import json, math
@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-import numpy as np, scipy.sparse as sp, torch
+import numpy as np, pandas as pd, scipy.sparse as sp, torch
 from anndata import AnnData
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
-from .checks import check_counts, check_log, check_matrix
+from .checks import FEW, DataError, cell_names, check_counts, check_kind, check_log, check_matrix
+from .checks import find_genes, fingerprint, kind_of, log_scale, names_checksum, take_columns, tell, values
 from .files import write_aside
 from .layers import Decoder, Encoder, cells_per_gene, hybrid
 from .likelihoods import GaussianGenes
@@ -40,6 +42,19 @@ class LatentModel(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     reads_counts = False                       # log values; True for a likelihood of counts
     latent, layer, device, precision = "mean", None, "auto", "32-true"
     arithmetic, progress, cells_at_once = "auto", True, 1024
+    _input = dict(kind=None, missing="fill", limit=.4)   # see `set_input`
+    def transform(self,
+        X,  # AnnData, sparse matrix, array or DataFrame: cells by genes
+    ) -> np.ndarray:  # (n_cells, n_latent); a table with the cells' names after `set_output(transform="pandas")`
+        "The latent of each cell. Raises ValueError, naming them, if genes of `fit` are missing that weigh too much."
+        Z, wanted = self._latent(X), _get_output_config("transform", self)["dense"]
+        return pd.DataFrame(Z, X.obs_names) if wanted == "pandas" and isinstance(X, AnnData) else Z
+
+    def __sklearn_clone__(self):
+        twin = super().__sklearn_clone__()
+        twin._input = self._input
+        return twin
+
     def build(self,
         n_genes,     # G
         start=None,  # (G,) mean of each gene, where the decoder's bias starts
@@ -90,6 +105,16 @@ StackedModel._parameter_constraints = TRAINING | dict(
     decoder_hidden=["array-like", None], input_relu=["boolean"], reduction=[StrOptions({"mean", "sum"})],
     arithmetic=[StrOptions({"auto", "sparse", "dense"})])
 
+# %% ../nbs/16_estimator.ipynb #esv001
+@patch
+def _validate_params(self: StackedModel):
+    "Raises ValueError for settings out of range, widths of layers among them."
+    super(StackedModel, self)._validate_params()
+    for name in ("hidden", "decoder_hidden"):
+        for width in getattr(self, name) if getattr(self, name) is not None else ():
+            if isinstance(width, Integral) and width >= 1: continue
+            raise ValueError(f"{name!r} holds {width!r}: each width is a whole number of units, at least 1")
+
 # %% ../nbs/16_estimator.ipynb #est011
 @patch(as_prop=True)
 def mirrored(self: StackedModel):
@@ -126,29 +151,40 @@ def gaussian_pair(self: StackedModel, n_genes, posterior, start=None, shift=None
 # %% ../nbs/16_estimator.ipynb #est015
 @patch
 def _read(self: LatentModel, X, reset=False):
-    "The matrix (CSR or array) and the constant to be added to it; remembers the genes, or refuses other ones."
-    least = 2 if reset else 1
-    if not isinstance(X, AnnData): return self._checked_array(X, reset, least), None
-    if not reset: same_genes(self, X.var_names)
-    M = self._checked_anndata(X, least)
-    if reset: self.feature_names_in_, self.n_features_in_ = X.var_names.to_numpy(dtype=object), X.n_vars
-    constant = X.var.get(f"{self.layer}_at_zero")
-    return M, None if constant is None else constant.to_numpy(M.dtype)
+    "The matrix (CSR or array) and the constant to be added to it; remembers the cells, or makes new ones fit to them."
+    genes = _gene_names(X)
+    M = self._checked_anndata(X, reset) if isinstance(X, AnnData) else self._checked_array(X, genes, reset)
+    constant = X.var.get(f"{self.layer}_at_zero") if isinstance(X, AnnData) else None
+    constant = None if constant is None else constant.to_numpy(M.dtype)
+    if not reset: return self._to_known_genes(self._to_known_scale(M), genes, constant)
+    if isinstance(X, AnnData): self.feature_names_in_, self.n_features_in_ = genes, X.n_vars
+    self._remember(M, genes, cell_names(X))
+    return M, constant
 
 # %% ../nbs/16_estimator.ipynb #est016
+def _gene_names(X):
+    "Names of the genes of an AnnData, or of a DataFrame whose columns are all text; else None."
+    if isinstance(X, AnnData): return X.var_names.to_numpy(dtype=object)
+    named = isinstance(X, pd.DataFrame) and all(isinstance(c, str) for c in X.columns)
+    return X.columns.to_numpy(dtype=object) if named else None
+
 @patch
-def _checked_array(self: LatentModel, X, reset, least):
-    "A matrix without names, checked; remembers the number of genes, or refuses another."
-    X = validate_data(self, X, reset=reset, accept_sparse="csr", dtype=[np.float32, np.float64],
-                      ensure_min_samples=least, ensure_min_features=least, ensure_all_finite=False)
+def _checked_array(self: LatentModel, X, genes, reset):
+    "A matrix that is no AnnData, checked; remembers number and names of the genes, or refuses another number."
+    known, least = getattr(self, "feature_names_in_", None), 2 if reset else 1
+    by_name = not reset and genes is not None and known is not None and not np.array_equal(genes, known)
+    if not by_name:
+        X = validate_data(self, X, reset=reset, accept_sparse="csr", dtype=[np.float32, np.float64],
+                          ensure_min_samples=least, ensure_min_features=least, ensure_all_finite=False)
     return sp.csr_matrix(check_counts(X, min_cells=1)) if self.reads_counts else check_matrix(X, min_cells=1)
 
 @patch
-def _checked_anndata(self: LatentModel, X, least):
+def _checked_anndata(self: LatentModel, X, reset):
     "The layer that the model reads, checked."
+    least = 2 if reset else 1
     if self.reads_counts: return sp.csr_matrix(check_counts(X, self._counts_layer(X), min_cells=least))
-    if self.layer is None: return check_log(X, min_cells=least)
-    return check_matrix(X, self.layer, min_cells=least)
+    if self.layer or self._input["kind"]: return check_matrix(X, self.layer, min_cells=least)
+    return check_log(X, min_cells=least) if reset else self._checked_new(X)
 
 @patch
 def _counts_layer(self: LatentModel, X):
@@ -161,20 +197,118 @@ def listed(names, n=5):
     more = f" and {len(names) - n} more" if len(names) > n else ""
     return ", ".join(map(str, names[:n])) + more
 
-def same_genes(model, genes):
-    "Raise ValueError saying which genes differ from those the model was fitted on."
-    known = getattr(model, "feature_names_in_", None)
-    if known is None:
-        if len(genes) == model.n_features_in_: return
-        raise ValueError(f"the data have {len(genes)} genes, the model was fitted on {model.n_features_in_}")
-    if np.array_equal(known, genes): return
-    here, wanted = set(genes), set(known)
-    missing, extra = [g for g in known if g not in here], [g for g in genes if g not in wanted]
-    differences = ("missing", missing), ("not in the model", extra)
-    reasons = [f"{what}: {listed(names)}" for what, names in differences if names]
-    why = "; ".join(reasons or ["the same genes in another order"])
-    raise ValueError(f"the genes are not those the model was fitted on ({why}): "
-                     "select them by name, adata[:, model.feature_names_in_]")
+# %% ../nbs/16_estimator.ipynb #esg001
+@patch
+def _remember(self: LatentModel, M, genes, cells):
+    "Keep how the cells of `fit` were prepared, and checksums of their names for the checkpoint."
+    kind = self._input["kind"] or ("counts" if self.reads_counts else kind_of(M))
+    self.prepared_ = dict(kind=kind, total=log_scale(M) if kind == "log values" else None)
+    self._means = None if genes is None or self.reads_counts else np.asarray(M.mean(0), float).ravel()
+    self._names = {"names of genes": names_checksum(genes), "names of cells": names_checksum(cells)}
+
+# %% ../nbs/16_estimator.ipynb #esg003
+@patch
+def _checked_new(self: LatentModel, X):
+    "New cells for a model of log values: these, or counts if there is a total to scale them to; raises `DataError`."
+    M = check_matrix(X, negative=False, min_cells=1)
+    kind = kind_of(M)
+    if self._can_scale(M, kind): return M
+    return check_log(X, min_cells=1, kind="log values" if kind == "unknown" else None)
+
+@patch
+def _can_scale(self: LatentModel, M, kind):
+    "Whether these are counts that can be brought to the total of the training cells."
+    is_sure = kind == "counts" or kind == "decimal counts" and M.shape[0] >= FEW
+    return self.prepared_["total"] is not None and is_sure and bool(values(M).any())
+
+# %% ../nbs/16_estimator.ipynb #esg005
+@patch
+def _to_known_scale(self: LatentModel, M):
+    "New cells on the scale of those of `fit`; tells what was done."
+    total = self.prepared_["total"]
+    if total is None or self._input["kind"] or self.layer: return M
+    kind = kind_of(M)
+    if self._can_scale(M, kind):
+        tell(f"the new cells hold {kind}: they are scaled to {total:,.0f} per cell and logarithms are taken, "
+             "as the training cells were prepared")
+        return _rescaled(M, total/np.maximum(np.asarray(M.sum(1), float).ravel(), 1e-12), np.asarray)
+    old = log_scale(M) if kind == "log values" else None
+    if old is None or abs(old/total - 1) < .01: return M
+    tell(f"the new cells were scaled to {old:,.0f} per cell, the training cells to {total:,.0f}: "
+         "the new ones are brought to the same")
+    return _rescaled(M, np.full(M.shape[0], total/old), np.expm1)
+
+def _rescaled(M, factors, undo):
+    "log(1 + f u) with a factor for each cell, where u is what `undo` makes of the values; the same kind and type."
+    if not sp.issparse(M): return np.log1p(undo(M)*factors[:, None]).astype(M.dtype)
+    new = np.log1p(undo(M.data)*np.repeat(factors, np.diff(M.indptr))).astype(M.dtype)
+    return sp.csr_matrix((new, M.indices, M.indptr), M.shape)
+
+# %% ../nbs/16_estimator.ipynb #esg007
+@patch
+def set_input(self: LatentModel,
+    kind=None,       # "log values", "counts", ...: what X holds, if you know better than its values; taken as it is
+    missing="fill",  # genes that new cells lack: "fill" (zero in counts, else the mean), "zero", or "refuse"
+    limit=.4,        # largest share of the first layer's weights that may be missing, 0 to 1
+) -> LatentModel:    # itself
+    "How cells are read, as `set_output` says how latents are shown. Raises ValueError for anything else."
+    if missing not in ("fill", "zero", "refuse"):
+        raise ValueError(f"missing is {missing!r}: it is 'fill', 'zero' or 'refuse'")
+    if not 0 <= limit <= 1: raise ValueError(f"limit is {limit}: it is a share, from 0 to 1")
+    self._input = dict(kind=check_kind(kind), missing=missing, limit=limit)
+    return self
+
+# %% ../nbs/16_estimator.ipynb #esg008
+@patch
+def gene_report(self: LatentModel,
+    X,       # AnnData or DataFrame: cells by genes
+) -> dict:   # common, missing and extra names, and share: of the first layer's weights that is missing
+    "How the genes of new cells match those of `fit`. Raises `DataError`: no names, none in common, one twice."
+    check_is_fitted(self)
+    genes, known = _gene_names(X), getattr(self, "feature_names_in_", None)
+    if genes is None or known is None:
+        raise DataError("genes can only be matched by name. Fit and ask with an AnnData or a DataFrame.")
+    return self._gene_report(find_genes(genes, known), genes)
+
+@patch
+def _gene_report(self: LatentModel, places, genes):
+    known, present = self.feature_names_in_, places >= 0
+    norm = self.net_.encoder.input.weight.detach().norm(dim=1)[:len(known)].double().numpy()   # (G,)
+    extra = np.delete(np.arange(len(genes)), places[present])
+    return dict(common=list(known[present]), missing=list(known[~present]), extra=list(genes[extra]),
+                share=float(norm[~present].sum()/norm.sum()))
+
+# %% ../nbs/16_estimator.ipynb #esg009
+@patch
+def _to_known_genes(self: LatentModel, M, genes, constant):
+    "The columns of `fit` in their order, and the constant likewise; tells what is missing and what is left out."
+    known = getattr(self, "feature_names_in_", None)
+    if known is None or genes is None:
+        if M.shape[1] == self.n_features_in_: return M, constant
+        raise ValueError(f"the data have {M.shape[1]} genes, the model was fitted on {self.n_features_in_}")
+    if np.array_equal(known, genes): return M, constant
+    places = find_genes(genes, known)
+    self._tell_genes(self._gene_report(places, genes))
+    if constant is not None:
+        mine = self.net_.encoder.input.shift.numpy() if (places < 0).any() else constant
+        constant = np.where(places >= 0, constant[places], mine[:len(places)])
+    return take_columns(M, places, self._means if self._input["missing"] == "fill" else None), constant
+
+@patch
+def _tell_genes(self: LatentModel, report):
+    "Tell of genes that are missing or left out; raises `DataError` if too many are missing."
+    missing, extra, share = report["missing"], report["extra"], report["share"]
+    if extra: tell(f"{len(extra):,} genes that the model does not know are left out: {listed(extra)}")
+    if not missing: return
+    what = (f"{len(missing):,} of the model's {self.n_features_in_:,} genes are missing: {listed(missing)}. "
+            f"They hold {share:.0%} of the weights of its first layer")
+    if self._input["missing"] == "refuse":
+        raise DataError(f"{what}. Give cells with these genes, or allow it: model.set_input(missing='fill').")
+    if share > self._input["limit"]:
+        raise DataError(f"{what}, more than the limit of {self._input['limit']:.0%}. Train a model on the genes that "
+                        "both have, or allow it: model.set_input(limit=1.).")
+    is_zero = self._means is None or self._input["missing"] == "zero"
+    tell(f"{what}, and are taken as {'zero' if is_zero else 'the mean of the training cells'}")
 
 # %% ../nbs/16_estimator.ipynb #est018
 @patch
@@ -265,8 +399,7 @@ def _run(self: LatentModel, M):
     "What tells this run from another, as plain values."
     free = {"max_epochs", "progress", "device", "precision", "random_state"}
     settings = {k: repr(v) for k, v in self.get_params().items() if k not in free}
-    data = dict(cells=M.shape[0], genes=M.shape[1], sum=float(M.sum()))
-    return dict(model=type(self).__name__, seed=self.seed_) | data | settings
+    return dict(model=type(self).__name__, seed=self.seed_) | fingerprint(M) | self._names | settings
 
 # %% ../nbs/16_estimator.ipynb #est028
 @patch
@@ -277,10 +410,8 @@ def _by_batch(self: LatentModel, M, f):
     return {k: torch.cat([r[k] for r in rows]).numpy() for k in rows[0]}
 
 @patch
-def transform(self: LatentModel,
-    X,  # AnnData, sparse matrix, array or DataFrame: cells by genes
-) -> np.ndarray:  # (n_cells, n_latent)
-    "The latent of each cell. Raises ValueError, naming them, if the genes differ from those of `fit`."
+def _latent(self: LatentModel, X):
+    "The latent of each cell as an array, whatever `set_output` says."
     M = self._cells(X)
     with seeded(self.seed_, 1): return self._by_batch(M, lambda x: dict(z=self.net_.q(x).show(self.latent)))["z"]
 
@@ -330,7 +461,7 @@ def squared_error(self: LatentModel,
     Z=None,  # (n_cells, n_latent) their latents; None: those of `transform`
 ) -> np.ndarray:  # (n_cells,) summed over genes
     "Squared error of each cell's reconstruction, which is never written down (Gaussian genes only)."
-    M, z = self._cells(X), self._checked_latent(self.transform(X) if Z is None else Z)
+    M, z = self._cells(X), self._checked_latent(self._latent(X) if Z is None else Z)
     cuts = iter(z.split(self.cells_at_once))
     return self._by_batch(M, lambda x: dict(error=self.net_.likelihood.squared_error(x, next(cuts))))["error"]
 
@@ -377,6 +508,21 @@ def marginal_log_likelihood(self: LatentModel,
             total = np.logaddexp(total, weight.astype(np.float64))
     return total - math.log(n_samples)
 
+# %% ../nbs/16_estimator.ipynb #ess000
+@patch(as_prop=True)
+def score_meaning(self: LatentModel) -> str:
+    "What `score` is, for this model."
+    check_is_fitted(self)
+    if type(self).score is not LatentModel.score: return f"{type(self).score.__doc__} In nats per cell."
+    kind, settings = self.net_.posterior.func, self.net_.posterior.keywords
+    if kind.kl is None:
+        return ("Mean log-likelihood of each cell's own reconstruction, in nats per cell. An autoencoder has no prior, "
+                "so this is no bound on log p(x), and larger for every feature more: compare it with no VAE's.")
+    bound = "Mean evidence lower bound on log p(x) at one draw of each cell's latent, in nats per cell"
+    if "sharpness" not in settings: return bound + "."
+    return (f"{bound}, with a soft switch of sharpness {settings['sharpness']:g}: the KL is that of a hard one, so "
+            "it is a bound only as far as the switch is hard. marginal_log_likelihood draws from a hard one.")
+
 # %% ../nbs/16_estimator.ipynb #est043
 @patch
 def sample(self: LatentModel,
@@ -397,7 +543,7 @@ def interpolate(self: LatentModel,
 ) -> np.ndarray:  # (n_steps, n_genes) in the units of the input
     "Decode the straight path between the latents of two cells. Raises ValueError for other than one cell each."
     if n_steps < 2: raise ValueError(f"n_steps is {n_steps}: a path has at least two points")
-    ends = [self.transform(np.atleast_2d(x) if isinstance(x, np.ndarray) else x) for x in (a, b)]
+    ends = [self._latent(np.atleast_2d(x) if isinstance(x, np.ndarray) else x) for x in (a, b)]
     for name, e in zip("ab", ends):
         if len(e) != 1: raise ValueError(f"{name} has {len(e)} cells: give one")
     t = np.linspace(0, 1, n_steps, dtype=ends[0].dtype)[:, None]      # (n_steps, 1)
@@ -418,7 +564,7 @@ def batch(self: LatentModel,
     return resident(self._cells(X), next(self.net_.parameters()).dtype)
 
 # %% ../nbs/16_estimator.ipynb #est049
-SCHEMA = 2  # of model.json; in 1 the decoder stood beside the likelihood
+SCHEMA = 3  # of model.json; before 3 nothing said how cells were prepared
 
 @patch
 def _describe(self: Saved):
@@ -433,16 +579,19 @@ def _describe(self: Saved):
 @patch
 def _describe(self: LatentModel):
     shift = getattr(self.net_.encoder.input, "shift", None)
-    return super(LatentModel, self)._describe() | dict(shifted=shift is not None)
+    means = None if self._means is None else self._means.tolist()
+    posterior = {k: v for k, v in self.net_.posterior.keywords.items() if isinstance(v, (str, Real))}
+    cells = dict(prepared=self.prepared_, means=means, input=self._input)
+    return super(LatentModel, self)._describe() | dict(shifted=shift is not None, posterior=posterior) | cells
 
 # %% ../nbs/16_estimator.ipynb #est050
 @patch
 def save(self: Saved,
-    path,  # folder; a model that is there already is replaced
+    path,  # folder, "~" is home; a model that is there already is replaced
 ):
     "Write the model to a folder. Raises ValueError if it holds something else, OSError if it cannot be written."
     check_is_fitted(self)
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.exists() and not (path/"model.json").exists():
         raise ValueError(f"{path} exists and is no saved model: choose another folder")
     try:
@@ -459,27 +608,53 @@ def _write_model(folder, weights, about):
 # %% ../nbs/16_estimator.ipynb #est053
 @patch(cls_method=True)
 def load(cls: Saved,
-    path,  # folder written by `save`
+    path,  # folder written by `save`; "~" is home
 ) -> Saved:
     "Read a model back. Raises ValueError for a broken model, one of another schema, or of another class."
-    path = Path(path)
+    path = Path(path).expanduser()
     about, weights = _read_model(path)
-    kind = _class_named(cls, about.get("model"))
-    if kind is None: raise ValueError(f"{path} holds a {about.get('model')}: load it with {about.get('model')}.load")
+    kind = _class_named(cls, about["model"])
+    if kind is None: raise ValueError(f"{path} holds a {about['model']}: load it with {about['model']}.load")
     try:
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in about["settings"].items()}
         return kind(**settings)._revive(about, weights)
-    except (KeyError, TypeError, RuntimeError) as e:
-        raise ValueError(f"the model in {path} is broken ({e}): save it anew") from e
+    except Exception as e: raise _broken(path, e) from e
+
+# %% ../nbs/16_estimator.ipynb #esp000
+PAGE = dict(model=str, settings=dict, seed=int, n_genes=int, history=dict, genes=(list, type(None)))
+SIZES = ("hidden", "latent", "n_layers", "n_flows")  # words in the names of settings that say how large a model is
+
+def _check_page(about, weights):
+    "Raise TypeError or ValueError, naming the entry, for a page of JSON that `save` cannot have written."
+    for name, kind in PAGE.items():
+        if not isinstance(about[name], kind): raise TypeError(f"{name} is {about[name]!r:.60}")
+    if about["dtype"] not in ("float32", "float64"): raise ValueError(f"dtype is {about['dtype']!r:.60}")
+    genes = about["genes"]
+    if genes is not None and (len(genes) != about["n_genes"] or not all(isinstance(g, str) for g in genes)):
+        raise ValueError(f"genes are not {about['n_genes']} names")
+    for name, v in about["history"].items():
+        if not all(isinstance(x, Real) for x in v): raise TypeError(f"history of {name} is {v!r:.60}")
+    largest = max(n for w in weights.values() for n in (*w.shape, 1))
+    sizes = [v for k, v in about["settings"].items() if any(word in k for word in SIZES)]
+    if "prepared" in about: sizes.append(about["n_genes"])            # a model that reads all genes
+    flat = [v for size in sizes for v in (size if isinstance(size, list) else [size])]
+    for size in flat:
+        if isinstance(size, Real) and size > largest + 1: raise ValueError(f"{size} units, and no weights for so many")
 
 # %% ../nbs/16_estimator.ipynb #est054
+def _broken(path, why):
+    return ValueError(f"the model in {path} is broken ({type(why).__name__}: {why}): save it anew")
+
 def _read_model(path):
     "What `save` wrote: the page and the weights."
     if not (path/"model.json").exists(): raise FileNotFoundError(f"no saved model in {path}: it has no model.json")
-    try: about, weights = json.loads((path/"model.json").read_text()), load_file(path/"model.safetensors")
-    except Exception as e: raise ValueError(f"the model in {path} is broken ({e}): save it anew") from e
-    if about.get("schema") == SCHEMA: return about, weights
-    raise ValueError(f"the model in {path} has schema {about.get('schema')}, this scvae_nb reads {SCHEMA}: "
+    try:
+        about, weights = json.loads((path/"model.json").read_text()), load_file(path/"model.safetensors")
+        schema = about["schema"]
+        if schema == SCHEMA: _check_page(about, weights)
+    except Exception as e: raise _broken(path, e) from e
+    if schema == SCHEMA: return about, weights
+    raise ValueError(f"the model in {path} has schema {schema}, this scvae_nb reads {SCHEMA}: "
                      f"use the version that wrote it ({about.get('scvae_nb')})")
 
 def _subclasses(cls):
@@ -507,9 +682,15 @@ def _revive(self: Saved, about, weights):
 
 @patch
 def _rebuild(self: LatentModel, about):
-    "A pair for the weights."
-    self._n_features_out = self.n_latent
-    return self.build(about["n_genes"], None, torch.zeros(about["n_genes"]) if about["shifted"] else None)
+    "A pair for the weights, with the settings of its posterior as training left them."
+    self._validate_params()
+    self._n_features_out, self.prepared_ = self.n_latent, dict(**about["prepared"])
+    self._means = None if about["means"] is None else np.array(about["means"], float)
+    if self._means is not None and len(self._means) != about["n_genes"]: raise ValueError("means are not one a gene")
+    self.set_input(**about["input"])
+    pair = self.build(about["n_genes"], None, torch.zeros(about["n_genes"]) if about["shifted"] else None)
+    pair.set_posterior(**{k: v for k, v in about["posterior"].items() if k in pair.posterior.keywords})
+    return pair
 
 # %% ../nbs/16_estimator.ipynb #est057
 @dataclass(frozen=True)

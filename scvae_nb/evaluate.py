@@ -80,9 +80,10 @@ def kmeans(
 
 # %% ../nbs/23_evaluate.ipynb #c023a
 def _types_and_clusters(y, clusters):
-    "Both as arrays of one length, without holes."
-    y = as_labels(y, name="known types")
-    return y, as_labels(clusters, len(y), "clusters")
+    "Both as arrays of one length, types as text, without holes; two Series are joined by name."
+    names = y
+    y = as_labels(y, name="known types").astype(str)
+    return y, as_labels(clusters, len(y), "clusters", cells=names)
 
 # %% ../nbs/23_evaluate.ipynb #c024
 def scores(
@@ -144,8 +145,8 @@ def evaluate(
     random_state=0,  # seed of t-SNE and k-means
 ) -> Evaluation:
     "t-SNE, k-means and scores, as in the report, and k-means on the latent itself. Raises what its steps raise."
+    y = as_labels(y, len(Z), cells=Z)
     Z = check_latent(Z)
-    y = as_labels(y, len(Z))
     k = k or len(set(y))
     latent_clusters, _ = kmeans(Z, k, random_state=random_state)
     latent_row = _row(y, latent_clusters, "latent_")
@@ -432,10 +433,10 @@ def plot_3d(
 # %% ../nbs/23_evaluate.ipynb #c085a
 def write_3d(
     fig,       # what `plot_3d` returns
-    path,      # file to write, .html
+    path,      # file to write, .html; "~" is home
 ) -> Path:     # the file
     "A self-contained page (about 5 MB, the library is in it) that turns without a network. Raises OSError."
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir(): raise IsADirectoryError(f"{path} is a folder: name a file for the picture")
     with write_aside(path) as aside: aside.write_text(fig.html(include_plotlyjs=True), encoding="utf-8")
     return path

@@ -68,7 +68,7 @@ def gene_effects(self: BetaVSC,
     on=.5,         # a feature counts as on where its spike probability is above this
 ) -> np.ndarray:   # (n_latent, n_genes) in the units of the input; zeros for a feature that is never on
     "Mean change of each gene when a latent feature is switched on, over the cells that have it on."
-    Z, gamma = self.transform(X), self.spike_probability(X)
+    Z, gamma = self._latent(X), self.spike_probability(X)
     effects = np.zeros((self.n_latent, self.n_features_in_), Z.dtype)
     for j in range(self.n_latent):
         with_j = torch.as_tensor(Z[gamma[:, j] > on])                 # (n_on, L)
