@@ -115,14 +115,14 @@ def mtx_size(path):
     raise DataError(f"{path}: there is no line with its numbers of rows and columns. Fetch or export it again.")
 
 
-def mtx_is_upright(mtx, size, n_genes, n_cells):
-    "Are genes in the rows of the file `mtx`? Raises `DataError` if neither way fits the numbers of names"
+def is_upright(mtx, size, genes, cells):
+    "Are genes in the rows of the file `mtx`? `genes` and `cells`: a file and its number of names; raises `DataError`"
+    (features, n_genes), (barcodes, n_cells) = genes, cells
     if size == (n_genes, n_cells): return True
     if size == (n_cells, n_genes): return False
-    n, side, names = (size[0], "rows", n_genes) if size[1] == n_cells else (size[1], "columns", n_cells)
-    raise DataError(f"{mtx}: {names:,} names, but {mtx.name} has {n:,} {side} (there are {n_genes:,} genes and "
-                    f"{n_cells:,} barcodes). The files belong to different runs, or one is cut short: "
-                    "fetch them again.")
+    wrong = (features, n_genes, size[0], "rows") if size[1] == n_cells else (barcodes, n_cells, size[1], "columns")
+    raise DataError("{}: {:,} names, but {} has {:,} {}. The files belong to different runs, or one is cut short: "
+                    "fetch them again.".format(*wrong[:2], mtx.name, *wrong[2:]))
 
 # %% ../nbs/02_files.ipynb #c019
 def frame_of(names):
@@ -141,7 +141,7 @@ def read_10x(mtx):
     barcodes, features = find_part(mtx, "barcodes"), find_part(mtx, "features")
     obs, var = read_names(barcodes), read_names(features)
     scan(mtx)
-    upright = mtx_is_upright(mtx, mtx_size(mtx), len(var), len(obs))
+    upright = is_upright(mtx, mtx_size(mtx), (features, len(var)), (barcodes, len(obs)))
     with reading(mtx, "a Matrix Market file"), opened(mtx) as f:
         M = mmread(f)
         X = sp.csr_matrix(M.T if upright else M, dtype=np.float32)  # (cells, genes)
@@ -234,16 +234,16 @@ def check_chunk(path, chunk):
                     "Correct that field; if the file ends there, it was cut short.")
 
 # %% ../nbs/02_files.ipynb #c039
-def read_chunks(path, encoding, before, columns, sep):
+def read_chunks(path, encoding, sep, before, corner, columns):
     "The rows of a table, some two million fields at a time, checked; raises `DataError`"
-    packing = "gzip" if is_gzip(path) else None
-    chunks = pd.read_csv(path, sep=sep, header=None, skiprows=before + 1, index_col=0, converters={0: str},
-                         encoding=encoding, compression=packing, low_memory=False,
-                         chunksize=max(1, 2_000_000 // len(columns)))
-    for chunk in chunks:
-        chunk.columns = columns
-        check_chunk(path, chunk)
-        yield chunk
+    how = dict(sep=sep, encoding=encoding, compression="gzip" if is_gzip(path) else None, low_memory=False)
+    place = dict(header=None, skiprows=before + 1, index_col=0, converters={0: str})
+    with pd.read_csv(path, **how, **place, chunksize=max(1, 2_000_000 // len(columns))) as chunks:
+        for n, chunk in enumerate(chunks):
+            if n == 0: check_row_names(path, corner, chunk.index)
+            chunk.columns = columns
+            check_chunk(path, chunk)
+            yield chunk
 
 # %% ../nbs/02_files.ipynb #f040
 BARCODE = re.compile(r"(.*[^A-Za-z])?[ACGTN]{8,}([-_.]\w+)*")
@@ -280,8 +280,7 @@ def read_table(path, rows=None, sep=None):
     before, columns, corner, sep = read_header(path, encoding, sep)
     index, parts = [], []
     with reading(path, "a table"):
-        for chunk in read_chunks(path, encoding, before, columns, sep):
-            if not parts: check_row_names(path, corner, chunk.index)
+        for chunk in read_chunks(path, encoding, sep, before, corner, columns):
             index += list(chunk.index)
             parts.append(sp.csr_matrix(chunk.to_numpy(np.float32)))
         X = sp.vstack(parts, format="csr")

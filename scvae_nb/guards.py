@@ -52,7 +52,7 @@ def reading(path, what):
     try: yield
     except (DataError, MemoryError): raise
     except Exception as e:  # a damaged file can make a reader stumble in any way
-        why = f"{type(e).__name__}: {str(e).strip().rstrip('.')}"
+        why = f"{type(e).__name__}: {(str(e).strip() or 'no more is known').splitlines()[0].rstrip('.:')}"
         raise DataError(f"{path}: cannot be read as {what} ({why}). {remedy_for(e)}") from e
 
 # %% ../nbs/01_guards.ipynb #g010
@@ -182,13 +182,17 @@ def unpack_gzip(path, root):
         for piece in pieces(path): f.write(piece)
 
 # %% ../nbs/01_guards.ipynb #g026
+def unpacker_of(path):
+    "The function that unpacks a file, and what it takes the file for"
+    if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip": return unpack_zip, "a zip archive"
+    is_tar = path.name.lower().endswith((".tar", ".tar.gz", ".tgz"))
+    return (unpack_tar, "a tar archive") if is_tar else (unpack_gzip, "a gzip file")
+
+
 def unpack(path, folder):
     "Unpack a tar, zip or gzip file into `folder`; raises `DataError`, before writing, for one that may do harm"
-    root, name = Path(folder).resolve(), path.name.lower()
-    with reading(path, "an archive"):
-        if zipfile.is_zipfile(path): return unpack_zip(path, root)
-        if is_gzip(path) and not name.endswith((".tar.gz", ".tgz")): return unpack_gzip(path, root)
-        unpack_tar(path, root)
+    unpacker, what = unpacker_of(path)
+    with reading(path, what): unpacker(path, Path(folder).resolve())
 
 # %% ../nbs/01_guards.ipynb #g030
 def whole_numbers(array, what):
