@@ -1,5 +1,6 @@
 "Everything a notebook needs: `from scvae_nb.all import *`."
 from .checks import *
+from .guards import *
 from .look import *
 from .files import *
 from .data import *

@@ -86,8 +86,8 @@ def test_missing_file(files):
 
 
 def test_unknown_kind(files):
-    (files/'broken.rds').write_bytes(b'RDX3')
-    says(lambda: load(files/'broken.rds'), 'broken.rds', 'not a kind of file', '.h5ad')
+    (files/'broken.docx').write_bytes(b'text')
+    says(lambda: load(files/'broken.docx'), 'broken.docx', 'not a kind of file', '.h5ad')
 
 
 def copy_run(files, to, without=()):
@@ -119,7 +119,7 @@ def test_h5ad_whose_inside_is_damaged(files):
     bent = files/'broken.h5ad'
     bent.write_bytes((files/'cells.h5ad').read_bytes())
     with h5py.File(bent, 'r+') as f: f['X/indices'][0] = 4711   # a gene that is not there
-    says(lambda: load(bent, verbose=False), 'broken.h5ad', 'fetch or export it again')
+    says(lambda: load(bent, verbose=False), 'broken.h5ad', 'Fetch or export the file again')
     with h5py.File(bent, 'r+') as f: del f['X']
     says(lambda: load(bent, verbose=False), 'broken.h5ad', 'has no X', 'adata.X')
 
