@@ -341,7 +341,8 @@ def quality_control(adata, min_cells=3, min_genes=200, max_genes=2500, max_mito=
     out = _qc(adata, min_cells or 0, min_genes or 0, np.inf if max_genes is None else max_genes, np.inf if max_mito is None else max_mito, mito)
     for k in ("max_genes", "max_mito"):
         if out.uns["quality_control"][k] == np.inf: del out.uns["quality_control"][k]
-    if types and out.n_obs < adata.n_obs/2: tell(f"quality control leaves out more than half")
+    lost = set(adata.obs[types]) - set(out.obs[types]) if types else ()
+    if lost: tell(f"quality control leaves out all cells of {', '.join(map(str, lost))}")
     return out
 def told_quality(adata):
     "stand-in"
