@@ -6,11 +6,11 @@
 __all__ = ['PLOTLY', 'WORDS', 'SITE', 'CSS', 'MARKDOWN', 'PAGE', 'BUILT_IN', 'METAVARS', 'VALUE', 'HOME', 'COMMANDS', 'EXAMPLES',
            'PROGRAMMING', 'ALIASES', 'directives', 'html_block', 'show', 'show_cell', 'number_labels', 'with_links',
            'to_html', 'page', 'without_empty', 'read_cells', 'for_models', 'option_names', 'parser_of', 'hyphens',
-           'typed', 'as_options', 'Notes', 'report', 'train', 'writable', 'embed', 'stoppable', 'Steady',
-           'steady_streams', 'in_words_of', 'notes_shown', 'main']
+           'typed', 'as_options', 'Notes', 'run_notebook', 'report', 'train', 'writable', 'embed', 'stoppable',
+           'Steady', 'steady_streams', 'in_words_of', 'notes_shown', 'main']
 
 # %% ../nbs/41_cli.ipynb #c002
-import ast, difflib, html, inspect, os, re, signal, sys, threading, warnings
+import ast, difflib, html, inspect, logging, os, re, signal, sys, threading, warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ import anndata as ad, nbformat, numpy as np, pandas as pd, pypandoc, scvae_nb
 from fastcore.docments import docments
 from plotly.offline import get_plotlyjs
 from .checks import DataError, tell
-from .data import as_log_values, demo, pbmc3k
+from .data import as_log_values, demo, pbmc3k, round_counts as rounded
 from .files import load, write_aside
 
 # %% ../nbs/41_cli.ipynb #c019
@@ -47,7 +47,7 @@ def show(output, alt="") -> str:
     if "text/markdown" in data: return f'\n\n{data["text/markdown"]}\n\n'
     if "application/vnd.jupyter.widget-view+json" in data: return ""    # a progress bar
     text = output.get("text") if output.get("name") == "stdout" else data.get("text/plain")
-    return html_block(f"<p>{html.escape(text)}</p>") if text else ""
+    return html_block(f"<p>{html.escape(text.strip()).replace(chr(10), '<br>')}</p>") if text else ""
 
 # %% ../nbs/41_cli.ipynb #c024
 def show_cell(cell, numbers) -> str:
@@ -149,14 +149,15 @@ def read_cells(
     genome: str = None,    # of a 10x .h5 with several genomes: the one to read
     sample: str = None,    # of a folder or archive with several matrices: the one to read
     unique_names: bool = False,  # add a number to names that occur again
+    round_counts: bool = False,  # round counts that were corrected (SoupX, CellBender, ...) to whole numbers
 ) -> ad.AnnData:
     "The cells as they are in the file, without empty ones. Raises `DataError`."
     given = dict(rows=rows, sep=sep, layer=layer, raw=raw, genome=genome, sample=sample, unique_names=unique_names)
     given = {k: v for k, v in given.items() if v}
-    if data not in BUILT_IN: return without_empty(load(data, **given))
-    for name, value in given.items():
+    for name, value in given.items() if data in BUILT_IN else ():
         raise DataError(f"{name}={value!r} says how a file is read, and {data} is none: leave it out")
-    return BUILT_IN[data]()
+    adata = BUILT_IN[data]() if data in BUILT_IN else without_empty(load(data, **given))
+    return rounded(adata) if round_counts else adata
 
 BUILT_IN = dict(demo=demo, pbmc3k=lambda: pbmc3k(verbose=False))
 
@@ -281,9 +282,9 @@ def as_options(
         return "--" + name.replace("_", "-") + (f" {value}" if has_value else "")
     names = sorted({*options, *settings}, key=len, reverse=True)
     known, free = "|".join(map(re.escape, names)), r"(?<![\w/.'\"-])"      # free: not within a path or quotes
-    alone = "|".join(re.escape(n) for n in names if "_" in n) or "(?!)"
+    alone = "|".join(re.escape(n) for n in names if "_" in n) or "(?!)"   # words of the language have no underscore
     pattern = (rf"The '({known})' parameter of \w+|{free}({known})=({VALUE})"
-               rf"|{free}({alone})(?![\w/'\"-]|\.\w)")
+               rf"|{free}({alone})(?:\(adata\))?(?![\w/'\"-]|\.\w)")
     return re.sub(pattern, lambda m: typed(m[1] or m[2] or m[4], m[3]), message)
 
 # %% ../nbs/41_cli.ipynb #cli001
@@ -313,7 +314,7 @@ class Notes:
             if line.startswith("note: "): print(line, flush=True)
     def flush(self): pass
 
-def _run_notebook(folder, parameters):
+def run_notebook(folder, parameters):
     "The report's notebook, executed within `folder` with these parameters."
     import papermill
     path = folder/"report.ipynb"
@@ -325,10 +326,10 @@ def _run_notebook(folder, parameters):
 
 # %% ../nbs/41_cli.ipynb #rp002
 def _results(folder, parameters):
-    "The executed notebook, its files in `folder`; or None and the error that came after training, files in `unfinished`."
+    "The executed notebook and None; or None and an error that came after training, with the files in `unfinished`."
     work = folder/"unfinished"
     work.mkdir(parents=True)
-    try: nb = _run_notebook(work, parameters | dict(out=str(work)))
+    try: nb = run_notebook(work, parameters | dict(out=str(work)))
     except BaseException as e:
         if not (work/"latent.h5ad").exists(): raise
         return None, e
@@ -341,7 +342,8 @@ def _write_page(nb, out):
     path = out/"report.html"
     path.unlink(missing_ok=True)                                      # it belongs to what was there before
     try: text = page(nb, HOME/"references.bib")
-    except Exception as e: raise RuntimeError(f"the results are in {out}, but no page could be made of them: {e}") from e
+    except Exception as e:
+        raise RuntimeError(f"the results are in {out}, but no page could be made of them: {e}") from e
     with write_aside(path) as aside: aside.write_text(text, encoding="utf-8")
 
 # %% ../nbs/41_cli.ipynb #c041
@@ -492,12 +494,11 @@ def _write_cells(cells, out, answers):
 
 def _draw(Z, types, path):
     "t-SNE of a latent, coloured by type, as a picture."
-    import matplotlib
-    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
     from scvae_nb.evaluate import plot_embedding, tsne
-    E = tsne(Z, perplexity=min(30, (len(Z) - 1)/3))                   # (n_cells, 2)
-    ax = plot_embedding(E, types)
-    with write_aside(path) as aside: ax.figure.savefig(aside, dpi=150, bbox_inches="tight")
+    fig = Figure(figsize=(7.5, 5), layout="constrained")
+    plot_embedding(tsne(Z, perplexity=min(40, (len(Z) - 1)/3)), types, ax=fig.subplots())
+    with write_aside(path) as aside: fig.savefig(aside, dpi=150, bbox_inches="tight")
 
 # %% ../nbs/41_cli.ipynb #em008
 def _picture(figure):
@@ -537,7 +538,7 @@ def embed(
     figure: str = None,              # also draw the latent (t-SNE): a .png, .pdf or .svg file
     labels: str = None,              # column of obs that colours the picture
     genes: str = None,               # genes that the new cells lack: missing=fill, missing=zero or missing=refuse
-    kind: str = None,                # what the values are, where it cannot be told: counts, 'decimal counts', 'log values'
+    kind: str = None,                # what the values are, where it cannot be told, as for train
     **reading,                       # how the file is read, see `read_cells`
 ):
     "Encode cells with a trained model, into obsm; a classifier names their types, in obs."
@@ -546,7 +547,7 @@ def embed(
     est = _saved(model, genes)
     spec, cells = spec_of(est), writable(read_cells(data, **reading))
     _has_columns(cells, labels=labels)
-    if figure and spec.classifies: raise ValueError(f"figure='{figure}': {spec.key} makes no latent to draw, leave it out")
+    if figure and spec.classifies: raise ValueError(f"figure='{figure}': {spec.key} makes no latent, leave it out")
     answers, place = _answers(spec, est, for_models(cells, kind))
     if spec.classifies: cells.obs[spec.key] = answers[spec.key]
     else: cells.obsm[f"X_{spec.key}"] = answers.to_numpy()
@@ -611,7 +612,8 @@ EXAMPLES = dict(
   scvae-nb embed filtered_feature_bc_matrix.h5 --model run --out cells.h5ad --figure cells.png
   scvae-nb embed new.h5ad --model run --genes missing=zero --labels cell_type --figure new.png""")
 
-PROGRAMMING = ("KeyError", "IndexError", "TypeError", "AttributeError", "AssertionError", "NameError", "ZeroDivisionError")
+PROGRAMMING = ("KeyError", "IndexError", "TypeError", "AttributeError", "AssertionError", "NameError",
+               "ZeroDivisionError")
 
 def _message(e):
     "What to tell of an exception; for one that came out of the report's notebook, its own words."
@@ -628,7 +630,8 @@ def _usage():
 From a download to a figure:
   scvae-nb train DOWNLOAD --out run
   scvae-nb embed DOWNLOAD --model run --out cells.h5ad --figure cells.png
-DOWNLOAD is an .h5ad, a 10x .h5, a folder or archive with matrix.mtx, or a table; demo and pbmc3k are there to try it out.
+DOWNLOAD is an .h5ad, a 10x .h5, a folder or archive with matrix.mtx, or a table.
+demo and pbmc3k, in its place, are there to try it out.
 
 scvae-nb COMMAND --help lists the options."""])
 
@@ -667,7 +670,9 @@ def _run(command, options, debug):
     "Run a command; an exception becomes a line and an exit status."
     with stoppable() as signals, notes_shown(command):
         try: COMMANDS[command](**options)
-        except KeyboardInterrupt: _stop("scvae-nb: stopped", 130)
+        except KeyboardInterrupt:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)   # the notebook's tasks are gone, and meant to be
+            _stop("scvae-nb: stopped", 130)
         except Exception as e:
             if debug: raise
             _stop(f"scvae-nb: {in_words_of(command, _message(e))}", 1)

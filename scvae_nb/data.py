@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKERS', 'OWN_LIMITS', 'PBMC3K_URL', 'PBMC3K_MD5', 'PBMC3K_HOLDS', 'demo', 'quality', 'quality_control',
            'plot_quality', 'log_normalize', 'zscore', 'dense_zscore', 'variable_pca', 'snn_graph', 'louvain',
-           'marker_scores', 'name_clusters', 'cell_types', 'as_log_values', 'told_quality', 'pbmc3k']
+           'marker_scores', 'name_clusters', 'cell_types', 'as_log_values', 'round_counts', 'told_quality', 'pbmc3k']
 
 # %% ../nbs/03_data.ipynb #c002
 import os, random, warnings
@@ -333,6 +333,13 @@ def as_log_values(adata, kind=None):
     "stand-in"
     kind = kind or kind_of(adata)
     if kind == "counts": return log_normalize(adata)
+    if kind == "decimal counts":
+        import scanpy as sc
+        tell("these are counts with decimals")
+        out = adata.copy()
+        sc.pp.normalize_total(out, target_sum=1e4)
+        sc.pp.log1p(out)
+        return out
     if kind == "log values": return adata.copy()
     raise DataError(f"these are {kind}: say so if they are logarithms, kind='log values'")
 _qc = quality_control
@@ -343,6 +350,11 @@ def quality_control(adata, min_cells=3, min_genes=200, max_genes=2500, max_mito=
         if out.uns["quality_control"][k] == np.inf: del out.uns["quality_control"][k]
     lost = set(adata.obs[types]) - set(out.obs[types]) if types else ()
     if lost: tell(f"quality control leaves out all cells of {', '.join(map(str, lost))}")
+    return out
+def round_counts(adata, layer=None):
+    "stand-in"
+    out = adata.copy()
+    out.X = out.X.rint()
     return out
 def told_quality(adata):
     "stand-in"

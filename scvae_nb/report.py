@@ -40,15 +40,16 @@ def read_data(
     labels=None,   # column of obs with the known types
     verbose=True,  # say what was read, and what was left out
     kind=None,     # what the values are, where that cannot be told
-    **how,         # of a file: arguments of `load`, and the limits min_cells, min_genes, max_genes, max_mito
+    **how,         # of a file: arguments of `load`; min_cells, min_genes, max_genes, max_mito; round_counts
 ):                 # (AnnData with log values and obs["cell_type"], the raw one or None)
     "The cells of an experiment, and what they were before quality control. Raises `DataError`."
     given = how | ({"kind": kind} if kind else {})
     if data in ("demo", "pbmc3k") and given: raise DataError(f"{', '.join(given)}: for files only, not for {data}")
     if data == "demo": return demo(), None
     if data == "pbmc3k": return pbmc3k(verbose=verbose), pbmc3k(raw=True, verbose=False)
-    limits, reading = OWN_LIMITS | _part(how, OWN_LIMITS), _part(how, how.keys() - OWN_LIMITS.keys())
+    limits, reading = OWN_LIMITS | _part(how, OWN_LIMITS), _part(how, how.keys() - {*OWN_LIMITS, "round_counts"})
     raw = load(data, verbose=verbose, **reading)
+    if how.get("round_counts"): raw = round_counts(raw)
     kind = kind or kind_of(raw)
     if kind != "counts": _refuse_limits(how, kind)
     adata = as_log_values(_kept(raw, labels, limits) if kind == "counts" else raw, kind)
@@ -68,10 +69,8 @@ def _refuse_limits(how, kind):
 
 def _kept(raw, labels, limits):
     "The cells within the limits. Tells which types are gone."
-    column = labels or ("cell_type" if "cell_type" in raw.obs else None)
-    if column is None: return quality_control(raw, **limits)
-    check_labels(raw, column)
-    return quality_control(raw, **limits, types=column)
+    column = labels or "cell_type"
+    return quality_control(raw, **limits, types=column if column in raw.obs else None)
 
 def what_was_kept(adata) -> list:
     "What quality control left out, in a sentence or two; nothing where there was none."
@@ -86,6 +85,9 @@ def known_types(
 ):                  # (n_cells,)
     "The known type of each cell. Raises `DataError`: no such column, or none and no counts to cluster."
     if labels is None and "cell_type" in adata.obs: labels = "cell_type"
+    if labels is not None and labels not in adata.obs:
+        there = ", ".join(map(str, adata.obs)) or "none"
+        raise DataError(f"labels={labels!r}: there is no such column in obs; the columns are: {there}")
     if labels is not None:
         types = check_labels(adata, labels)
         return types.rename_categories([str(t) for t in types.categories])   # numbers, too, are names
