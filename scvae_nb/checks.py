@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOG_MAX', 'KINDS', 'MISSING', 'DataError', 'DataWarning', 'tell', 'as_matrix', 'check_matrix', 'is_counts',
-           'check_counts', 'check_kind', 'log_scale', 'kind_of', 'check_log', 'by_name', 'cell_numbers', 'find_genes',
+           'check_kind', 'log_scale', 'kind_of', 'check_counts', 'check_log', 'by_name', 'cell_numbers', 'find_genes',
            'take_columns', 'is_missing', 'check_labels', 'as_labels', 'check_latent', 'fingerprint']
 
 # %% ../nbs/00_checks.ipynb #c002
@@ -185,30 +185,6 @@ def is_counts(
     "Does the matrix hold counts and nothing else?"
     return bool(is_count(values(M)).all())
 
-# %% ../nbs/00_checks.ipynb #c049
-def refuse_empty(X, M):
-    "Raise a `DataError` that names the first cells of `X` without any count, if there are some"
-    empty = np.flatnonzero(np.asarray(M.sum(1)).ravel() == 0)
-    if not len(empty): return
-    cells = names(X)[0]
-    first = ", ".join(str(i if cells is None else cells[i]) for i in empty[:3])
-    raise DataError(f"{len(empty):,} of {M.shape[0]:,} cells are without counts, the first: {first}. "
-                    "quality_control drops them; so does adata[adata.X.sum(1) > 0].")
-
-# %% ../nbs/00_checks.ipynb #c050
-def check_counts(
-    X, # AnnData, sparse matrix, array or DataFrame (n_cells, n_genes)
-    layer:str=None, # of an AnnData: the layer to look at; None looks at `X`
-    empty_cells:bool=False, # are cells without any count allowed?
-    min_cells:int=2, # fewest cells
-): # the matrix (n_cells, n_genes), CSR or array
-    "The matrix of `X`, once every value in it is known to be a count; raises `DataError` with the place"
-    M = check_matrix(X, layer, negative=False, min_cells=min_cells)
-    refuse(X, M, ~is_count(values(M)), "not a whole number, where counts are expected",
-           'Give the raw counts; if they were kept, adata.layers["counts"] has them.')
-    if not empty_cells: refuse_empty(X, M)
-    return M
-
 # %% ../nbs/00_checks.ipynb #c053
 LOG_MAX = 20  # no logarithm of counts is larger
 KINDS = ("counts", "decimal counts", "log values", "z-scores")
@@ -268,16 +244,22 @@ def has_steps(M):
     return bool(says.any() and fits[says].mean() >= .5)
 
 # %% ../nbs/00_checks.ipynb #ckk012
+def share_whole(M):
+    "Share of the values of a sparse matrix that are whole, up to a hundredth"
+    return (np.abs(M.data - np.rint(M.data)) < .01).mean() if M.nnz else 0.
+
+
 def are_logs(M):
     "Do the values of a sparse matrix carry a mark of logarithms, to any of the bases?"
     undone = [unlogged(M, base) for base in BASES]
-    return any(shared_total(U) is not None or has_steps(U) for U in undone)
+    if any(shared_total(U) is not None for U in undone): return True
+    if share_whole(M) >= .2: return any(share_whole(U) > .995 for U in undone)    # 2^1 - 1 and 2^2 - 1 are whole, too
+    return any(has_steps(U) for U in undone)
 
 
 def are_decimal_counts(M):
     "Do the values of a sparse matrix, not all whole, carry a mark of counts?"
-    whole = is_count(M.data).mean() if M.nnz else 0
-    return whole >= .2 or shared_total(M) is not None or has_steps(M)
+    return share_whole(M) >= .2 or shared_total(M) is not None or has_steps(M)
 
 # %% ../nbs/00_checks.ipynb #ckk013
 def kind_of(
@@ -295,8 +277,9 @@ def kind_of(
     return "decimal counts" if are_decimal_counts(M) else "unknown"
 
 # %% ../nbs/00_checks.ipynb #ckk017
-NO_LOGS = ("These are counts with decimals: log_normalize(adata) takes them as they are, round_counts(adata) rounds them. "
-           "If they are log values, say so: kind='log values'.")
+FEW = 10  # of fewer cells the values are no evidence for decimal counts or log values
+NO_LOGS = ("These are counts with decimals: log_normalize(adata) takes them as they are, "
+           "round_counts(adata) rounds them. If they are log values, say so: kind='log values'.")
 
 
 def no_logs(M):
@@ -308,6 +291,36 @@ def no_logs(M):
     return DataError("these may be log values or counts with decimals: the cells share no total, neither as they are "
                      "nor once a logarithm is undone. If they are log values, say so: kind='log values'; if they are "
                      "counts, log_normalize(adata, kind='decimal counts') makes log values of them.")
+
+# %% ../nbs/00_checks.ipynb #c049
+def refuse_empty(X, M):
+    "Raise a `DataError` that names the first cells of `X` without any count, if there are some"
+    empty = np.flatnonzero(np.asarray(M.sum(1)).ravel() == 0)
+    if not len(empty): return
+    cells = names(X)[0]
+    first = ", ".join(str(i if cells is None else cells[i]) for i in empty[:3])
+    raise DataError(f"{len(empty):,} of {M.shape[0]:,} cells are without counts, the first: {first}. "
+                    "quality_control drops them; so does adata[adata.X.sum(1) > 0].")
+
+# %% ../nbs/00_checks.ipynb #cwc000
+def way_to_counts(M):
+    "What to do about a matrix that does not hold counts, where counts are expected"
+    if kind_of(M) == "decimal counts": return "If these are counts with decimals, round_counts(adata) rounds them."
+    return 'Give the raw counts; if they were kept, adata.layers["counts"] has them.'
+
+# %% ../nbs/00_checks.ipynb #c050
+def check_counts(
+    X, # AnnData, sparse matrix, array or DataFrame (n_cells, n_genes)
+    layer:str=None, # of an AnnData: the layer to look at; None looks at `X`
+    empty_cells:bool=False, # are cells without any count allowed?
+    min_cells:int=2, # fewest cells
+): # the matrix (n_cells, n_genes), CSR or array
+    "The matrix of `X`, once every value in it is known to be a count; raises `DataError` with the place"
+    M = check_matrix(X, layer, negative=False, min_cells=min_cells)
+    bad = ~is_count(values(M))
+    if bad.any(): refuse(X, M, bad, "not a whole number, where counts are expected", way_to_counts(M))
+    if not empty_cells: refuse_empty(X, M)
+    return M
 
 # %% ../nbs/00_checks.ipynb #c054
 def check_log(
@@ -326,7 +339,7 @@ def check_log(
                         f"up to {v.max():g}: these are counts, and log values are expected. "
                         "log_normalize(adata) makes them.")
     refuse(X, M, v > LOG_MAX, f"too large for a log value (above {LOG_MAX})", NO_LOGS)
-    if kind_of(M) != "log values": raise no_logs(M)
+    if n >= FEW and kind_of(M) != "log values": raise no_logs(M)
     return M
 
 # %% ../nbs/00_checks.ipynb #cjn001
@@ -351,8 +364,8 @@ def by_name(
     lost = np.flatnonzero(places < 0)
     if not len(lost): return y.iloc[places]
     raise DataError(f"{name}: {len(lost):,} of {len(cells):,} cells are not among their names, the first: "
-                    f"{cells[lost[0]]!r}; the names there begin {', '.join(map(repr, y.index[:3]))}. Give them the names "
-                    "of the cells, or, if they are in the order of the cells, take the names off: .to_numpy().")
+                    f"{cells[lost[0]]!r}; the names there begin {', '.join(map(repr, y.index[:3]))}. Give them "
+                    "the names of the cells, or, if they are in the order of the cells, take these off: .to_numpy().")
 
 # %% ../nbs/00_checks.ipynb #cjn005
 def mask_of(which, n):
@@ -367,8 +380,8 @@ def positions_of(which, n, name):
     numbers = pd.to_numeric(pd.Series(which), errors="coerce").to_numpy(float)
     bad = ~((numbers >= 0) & (numbers < n) & (numbers == np.rint(numbers)))
     if bad.any():
-        raise DataError(f"{name}: {which.tolist()[bad.argmax()]!r} is no position: there are {n:,} cells, numbered from 0. "
-                        f"Give positions, names, or a mask of {n:,}.")
+        raise DataError(f"{name}: {which.tolist()[bad.argmax()]!r} is no position: there are {n:,} cells, "
+                        f"numbered from 0. Give positions, names, or a mask of {n:,}.")
     twice = pd.Index(numbers).duplicated()
     if twice.any(): raise DataError(f"{name}: cell {numbers[twice][0]:g} is there more than once. Leave it there once.")
     return numbers.astype(int)

@@ -311,7 +311,7 @@ class Notes:
     "A stream that passes on notes, and nothing else."
     def write(self, text):
         for line in text.splitlines():
-            if line.startswith("note: "): print(line, flush=True)
+            if line.startswith("note: "): print(in_words_of("report", line), flush=True)
     def flush(self): pass
 
 def run_notebook(folder, parameters):

@@ -69,8 +69,7 @@ def _refuse_limits(how, kind):
 
 def _kept(raw, labels, limits):
     "The cells within the limits. Tells which types are gone."
-    column = labels or "cell_type"
-    return quality_control(raw, **limits, types=column if column in raw.obs else None)
+    return quality_control(raw, **limits, labels=labels or "cell_type")
 
 def what_was_kept(adata) -> list:
     "What quality control left out, in a sentence or two; nothing where there was none."
