@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PLOTLY', 'WORDS', 'SITE', 'CSS', 'MARKDOWN', 'PAGE', 'BUILT_IN', 'METAVARS', 'VALUE', 'HOME', 'COMMANDS', 'EXAMPLES',
            'PROGRAMMING', 'ALIASES', 'directives', 'html_block', 'show', 'show_cell', 'number_labels', 'with_links',
-           'to_html', 'page', 'without_empty', 'read_cells', 'for_models', 'option_names', 'parser_of', 'hyphens',
-           'typed', 'as_options', 'Notes', 'run_notebook', 'report', 'train', 'writable', 'embed', 'stoppable',
-           'Steady', 'steady_streams', 'in_words_of', 'notes_shown', 'main']
+           'to_html', 'page', 'without_empty', 'read_cells', 'within', 'for_models', 'option_names', 'parser_of',
+           'hyphens', 'typed', 'as_options', 'Notes', 'run_notebook', 'report', 'train', 'writable', 'embed',
+           'stoppable', 'Steady', 'steady_streams', 'in_words_of', 'notes_shown', 'main']
 
 # %% ../nbs/41_cli.ipynb #c002
 import ast, difflib, html, inspect, logging, os, re, signal, sys, threading, warnings
@@ -18,7 +18,8 @@ import anndata as ad, nbformat, numpy as np, pandas as pd, pypandoc, scvae_nb
 from fastcore.docments import docments
 from plotly.offline import get_plotlyjs
 from .checks import DataError, tell
-from .data import as_log_values, demo, pbmc3k, round_counts as rounded
+from .data import OWN_LIMITS, as_log_values, demo, pbmc3k, quality_control, told_quality
+from .data import round_counts as rounded
 from .files import load, write_aside
 
 # %% ../nbs/41_cli.ipynb #c019
@@ -136,7 +137,8 @@ def without_empty(adata) -> ad.AnnData:
     "The cells in which something was measured. Tells how many were left out."
     full = np.asarray((adata.X != 0).sum(1)).ravel() > 0
     if full.all() or not full.any(): return adata
-    tell(f"{(~full).sum():,} of {adata.n_obs:,} cells are without counts: they are left out")
+    tell(f"{(~full).sum():,} of {adata.n_obs:,} cells are without counts: they are left out. "
+         "Droplets with hardly any stay, unless min_genes=200, say, takes them away, too.")
     return adata[full].copy()
 
 # %% ../nbs/41_cli.ipynb #cli007
@@ -150,14 +152,30 @@ def read_cells(
     sample: str = None,    # of a folder or archive with several matrices: the one to read
     unique_names: bool = False,  # add a number to names that occur again
     round_counts: bool = False,  # round counts that were corrected (SoupX, CellBender, ...) to whole numbers
+    min_genes: int = None,   # leave out cells that show so few genes, or fewer
+    max_genes: int = None,   # leave out cells that show so many genes, or more
+    max_mito: float = None,  # leave out cells with such a mitochondrial share (%), or a larger one
 ) -> ad.AnnData:
-    "The cells as they are in the file, without empty ones. Raises `DataError`."
+    "The cells as they are in the file, without empty ones and those beyond the limits. Raises `DataError`."
     given = dict(rows=rows, sep=sep, layer=layer, raw=raw, genome=genome, sample=sample, unique_names=unique_names)
-    given = {k: v for k, v in given.items() if v}
+    limits = dict(min_genes=min_genes, max_genes=max_genes, max_mito=max_mito)
+    given, limits = ({k: v for k, v in o.items() if v not in (None, False)} for o in (given, limits))
+    _files_only(data, given | limits)
+    if data in BUILT_IN: return BUILT_IN[data]()
+    adata = without_empty(load(data, **given))
+    return within(rounded(adata) if round_counts else adata, limits)
+
+def within(adata, limits) -> ad.AnnData:
+    "The cells within limits of `quality_control`. Prints what was left out."
+    if not limits: return adata
+    kept = quality_control(adata, **OWN_LIMITS | dict(min_cells=None) | limits)
+    print(told_quality(kept))
+    return kept
+
+def _files_only(data, given):
+    "Raise `DataError` where it is said how to read demo or pbmc3k."
     for name, value in given.items() if data in BUILT_IN else ():
-        raise DataError(f"{name}={value!r} says how a file is read, and {data} is none: leave it out")
-    adata = BUILT_IN[data]() if data in BUILT_IN else without_empty(load(data, **given))
-    return rounded(adata) if round_counts else adata
+        raise DataError(f"{name}={value!r} is for files, and {data} is none: leave it out")
 
 BUILT_IN = dict(demo=demo, pbmc3k=lambda: pbmc3k(verbose=False))
 
@@ -362,19 +380,16 @@ def report(
     max_epochs: int = 200,   # passes over the cells
     labels: str = None,      # column of obs with the known types
     kind: str = None,        # what the values are, where it cannot be told: counts, 'decimal counts', 'log values'
-    min_genes: int = None,   # of a file: cells that show fewer genes are left out
-    max_genes: int = None,   # of a file: cells that show as many genes or more are left out
-    max_mito: float = None,  # of a file: cells with such a mitochondrial share (%) or more are left out
-    min_cells: int = None,   # of a file: genes that fewer cells show are left out; without it 3
+    min_cells: int = None,   # leave out genes that fewer cells show; without it 3
     variants: bool = False,  # also try each choice of the report's program
-    **reading,               # how the file is read, see `read_cells`
+    **reading,               # how a file is read and which cells are kept, see `read_cells`
 ):
     "Run the report on a data set and make a page of it."
     if seeds < 1 or max_epochs < 1: raise ValueError(f"seeds={seeds}, max_epochs={max_epochs}: both must be at least 1")
-    limits = dict(min_genes=min_genes, max_genes=max_genes, max_mito=max_mito, min_cells=min_cells)
     parameters = dict(data=_source(data), seeds=seeds, max_epochs=max_epochs, labels=labels, variants=bool(variants))
-    how = dict(kind=kind, **limits, **reading)
+    how = dict(kind=kind, min_cells=min_cells, **reading)
     parameters["how"] = {k: v for k, v in how.items() if v not in (None, False)}
+    _files_only(data, parameters["how"])
     out = _folder(out or Path("_report")/Path(data).expanduser().name.split(".")[0], "report.html", "report.ipynb")
     with write_aside(out, into=True) as aside: nb, failure = _results(aside, parameters)
     if failure:
@@ -384,6 +399,12 @@ def report(
     print(f"The report is in {out/'report.html'}")
 
 # %% ../nbs/41_cli.ipynb #tr001
+def _quiet(est, texts):
+    "The estimator; without a progress bar where nobody watches, unless one was asked for."
+    asked = any(text.startswith("progress=") for text in texts)
+    if asked or "progress" not in est.get_params() or sys.stderr.isatty(): return est
+    return est.set_params(progress=False)
+
 def _has_columns(cells, **columns):
     "Raise `DataError` for the name of a column that is not in `obs`."
     for argument, name in columns.items():
@@ -431,14 +452,14 @@ def train(
     set: list = (),           # any other setting of the model, again and again: --set n_hidden=256
     seed: int = 0,            # same seed, same result
     kind: str = None,         # what the values are, where it cannot be told: counts, 'decimal counts', 'log values'
-    **reading,                # how the file is read, see `read_cells`
+    **reading,                # how a file is read and which cells are kept, see `read_cells`
 ):
     "Train one model on your cells; a run that was stopped goes on where its last checkpoint was."
     options = dict(n_latent=n_latent, beta=beta, max_epochs=max_epochs, batch_size=batch_size, lr=lr,
                    batch_key=batch, random_state=seed)
     spec = _spec(model)
     _check_labels(spec, labels)
-    est, out = _estimator(spec, options, set), _folder(out, "history.csv", "latent.csv", "types.csv")
+    est, out = _quiet(_estimator(spec, options, set), set), _folder(out, "history.csv", "latent.csv", "types.csv")
     checkpoint = out/"checkpoint"
     replaced = (out/"model").exists() and not checkpoint.exists()
     cells = for_models(read_cells(data, **reading), kind)
@@ -539,7 +560,7 @@ def embed(
     labels: str = None,              # column of obs that colours the picture
     genes: str = None,               # genes that the new cells lack: missing=fill, missing=zero or missing=refuse
     kind: str = None,                # what the values are, where it cannot be told, as for train
-    **reading,                       # how the file is read, see `read_cells`
+    **reading,                       # how a file is read and which cells are kept, see `read_cells`
 ):
     "Encode cells with a trained model, into obsm; a classifier names their types, in obs."
     from scvae_nb.estimator import spec_of

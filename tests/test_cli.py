@@ -261,6 +261,23 @@ def test_empty_cells_are_left_out_with_a_word(cells, tmp_path, scvae_nb):
     assert status == 0 and 'note: 1 of 60 cells are without counts' in err
     assert 'c3' not in latent(tmp_path/'run').index and len(latent(tmp_path/'run')) == 59
 
+def test_limits(cells, tmp_path, scvae_nb):
+    "Cells beyond a limit are left out, and it is said how many"
+    few = cells.copy()
+    counts = cells.X.toarray()
+    counts[:7, 10:] = 0
+    few.X = sp.csr_matrix(counts)
+    few.write_h5ad(tmp_path/'few.h5ad')
+    status, out, err = scvae_nb('train', tmp_path/'few.h5ad', '--min-genes', 20, *QUICK, '--out', tmp_path/'run')
+    assert status == 0 and '53 of 60 cells' in out, out + err
+    assert list(latent(tmp_path/'run').index) == list(cells.obs_names[7:])
+
+def test_no_bar_where_nobody_watches(cells, tmp_path, scvae_nb):
+    cells.write_h5ad(tmp_path/'cells.h5ad')
+    assert scvae_nb('train', tmp_path/'cells.h5ad', *QUICK, '--out', tmp_path/'run')[2] == ''
+    bar = '--set', 'progress=true'
+    assert 'epoch' in scvae_nb('train', tmp_path/'cells.h5ad', *QUICK, *bar, '--out', tmp_path/'run')[2]
+
 def test_settings_of_a_model(cells, tmp_path, scvae_nb):
     cells.write_h5ad(tmp_path/'cells.h5ad')
     settings = '--set', 'n_hidden=7', '--set', 'gene_likelihood=nb', '--batch', 'leiden'
