@@ -164,7 +164,7 @@ BAD = {
     'limits of no file': (lambda d: ['report', '--max-mito', 9, '--out', d/'run'], '--max-mito'),
     'cells in a file of another kind': (lambda d: ['embed', 'demo', '--out', d/'x.csv'], '.h5ad'),
     'picture of another kind': (lambda d: ['embed', 'demo', '--figure', d/'x.doc'], "x.doc': a picture ends in"),
-    'no such way with genes': (lambda d: ['embed', 'demo', '--genes', 'zero'], '--genes'),
+    'no such way with genes': (lambda d: ['embed', 'demo', '--genes', 'zero'], "--genes 'zero'"),
 }
 
 @pytest.mark.parametrize('name', BAD)
@@ -344,7 +344,11 @@ def test_embed_takes_genes_by_name(trained, cells, tmp_path, scvae_nb):
     status, _, err = scvae_nb('embed', tmp_path/'fewer.h5ad', *args, '--genes', 'missing=zero')
     assert status == 0 and 'note: ' in err and '4' in err, err
     status, _, err = scvae_nb('embed', tmp_path/'fewer.h5ad', *args, '--genes', 'missing=refuse')
-    assert status == 1 and 'g36' in err, err
+    assert status == 1 and 'g36' in err and '--genes missing=fill' in err, err
+    log[:, :9].copy().write_h5ad(tmp_path/'few.h5ad')
+    status, _, err = scvae_nb('embed', tmp_path/'few.h5ad', *args)
+    assert status == 1 and '--genes limit=1' in err, err
+    assert scvae_nb('embed', tmp_path/'few.h5ad', *args, '--genes', 'missing=zero,limit=1')[0] == 0
 
 def seurat_disk(cells, path):
     "As SeuratDisk writes: raw/var has a column called _index"
