@@ -261,6 +261,7 @@ def plot_clusters(
 ) -> plt.Figure:
     "Known types beside clusters; each cluster has the colour of its majority type, and its number at the centroid."
     E, clusters = _check_embedding(E), as_labels(clusters, len(E), "clusters")
+    y = as_labels(y, len(E)).astype(str)
     groups, majority, (_, where) = type_groups(y, len(E)), _majority(y, clusters), types_found(y, clusters)
     colours = {c: palette(y)[t] if t else GREY for c, (t, _) in majority.items()}
     below = .205*max(len(groups), len(majority)) + .1                 # inches for the legends
@@ -300,6 +301,7 @@ def plot_contingency(
     ax=None,      # axes to draw on; None: a new figure
 ) -> plt.Axes:
     "Known types against clusters, with the found ones framed."
+    y = as_labels(y).astype(str)
     n, where = types_found(y, clusters, rule)
     groups = type_groups(y, len(y))
     N = _in_order(contingency(y, clusters), [t for t, *_ in groups])
@@ -470,7 +472,7 @@ def plot_latent(
     for j, ax in enumerate(axs.flat[:n]):
         _violins(ax, [Z[i, j] for i in cells], colours)
         ax.set(title=_z(j), ylim=(len(types) - .4, -.6))
-        ax.set_yticks(range(len(types)), types)
+        ax.set_yticks(range(len(types)), map(plain, types))
         ax.tick_params(axis="y", length=0)
         ax.tick_params(axis="x", labelsize=8)
         ax.locator_params(axis="x", nbins=2)
@@ -518,7 +520,7 @@ def _gene_bars(ax, effect, genes, n_top):
     top = _top_genes(effect, n_top)
     colours = np.where(effect[top] > 0, LINES[0], LINES[1])
     ax.barh(range(len(top)), effect[top], height=.75, color=colours)
-    ax.set(yticks=range(len(top)), yticklabels=genes[top], ylim=(min(n_top, len(effect)) - .4, -.6))
+    ax.set(yticks=range(len(top)), yticklabels=[plain(g) for g in genes[top]], ylim=(min(n_top, len(effect)) - .4, -.6))
     ax.tick_params(axis="y", length=0, labelsize=9)
     plt.setp(ax.get_yticklabels(), style="italic")
     ax.spines["left"].set_visible(False)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'UNLABELLED', 'GREY', 'COLOURS', 'SPARE', 'LINES', 'MODEL_COLOURS', 'INK', 'PART_COLOURS', 'style', 'palette',
-           'mix', 'type_groups', 'dot_key', 'type_keys', 'halo_text', 'label_lowest', 'heat', 'type_ticks', 'Diagram',
-           'say']
+           'mix', 'type_groups', 'plain', 'dot_key', 'type_keys', 'halo_text', 'label_lowest', 'heat', 'type_ticks',
+           'Diagram', 'say', 'literal']
 
 # %% ../nbs/01_look.ipynb #c002
 from contextlib import contextmanager
@@ -97,10 +97,17 @@ def type_groups(
     y = as_labels(y, n, unlabelled=UNLABELLED).astype(str)
     return [(t, c, np.flatnonzero(y == t)) for t, c in palette(y).items()]
 
+# %% ../nbs/01_look.ipynb #dol02
+def plain(
+    name,  # of a type, gene or file
+) -> str:
+    "A name as matplotlib shows it letter by letter."
+    return str(name).replace("$", r"\$")
+
 # %% ../nbs/01_look.ipynb #c034
 def dot_key(colour, label):
     "A dot and its label, for a legend."
-    return plt.Line2D([], [], ls="", marker="o", ms=7, color=colour, label=label)
+    return plt.Line2D([], [], ls="", marker="o", ms=7, color=colour, label=plain(label))
 
 def type_keys(groups):
     "A dot for each type of `type_groups`, labelled with its name and number of cells."
@@ -110,7 +117,7 @@ def type_keys(groups):
 def halo_text(ax, x, y, text, **kw):
     "A text with a white rim, its middle at (x, y)."
     rim = effects.withStroke(linewidth=3, foreground="w")
-    return ax.text(x, y, text, ha="center", va="center", path_effects=[rim], **kw)
+    return ax.text(x, y, plain(text), ha="center", va="center", path_effects=[rim], **kw)
 
 def label_lowest(axs, n, label):
     "Numbers and a label below the lowest panel of each column, for `n` panels; the rest of the grid is hidden."
@@ -141,7 +148,7 @@ def heat(
 def type_ticks(ax, groups):
     "Name the types of `type_groups` on the y axis, with a dot in their colour."
     n, colours = len(groups), [c for _, c, _ in groups]
-    ax.set_yticks(range(n), [f"{t}     " for t, *_ in groups])
+    ax.set_yticks(range(n), [f"{plain(t)}     " for t, *_ in groups])
     ax.scatter([-.018]*n, range(n), color=colours, s=50, clip_on=False, transform=ax.get_yaxis_transform())
 
 # %% ../nbs/01_look.ipynb #c044
@@ -288,3 +295,10 @@ def say(
     "Show a sentence with its numbers filled in. Raises KeyError: a name without a value."
     from IPython.display import Markdown, display
     display(Markdown(template.format(**numbers)))
+
+# %% ../nbs/01_look.ipynb #lit02
+def literal(
+    text,  # from outside: a path, a name
+) -> str:  # Markdown
+    "Markdown that shows a text letter by letter: every sign that could mean something is written as an entity."
+    return "".join(c if c.isalnum() or c in " /.,-:" else f"&#{ord(c)};" for c in str(text))
