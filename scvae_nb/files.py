@@ -149,24 +149,6 @@ def read_10x(mtx):
     frame = gene_frame(var[0], symbols, var[2] if var.shape[1] > 2 else None)
     return ad.AnnData(X, obs=frame_of(obs[0]), var=frame)
 
-# %% ../nbs/02_files.ipynb #f077
-@contextmanager
-def shown_as(folder, path):
-    "Within, errors and warnings that name the temporary `folder` name `path` instead, from which it was unpacked"
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always")
-        try: yield
-        except DataError as e: raise DataError(str(e).replace(str(folder), str(path))) from e
-    for note in notes: warnings.warn(str(note.message).replace(str(folder), str(path)), note.category, stacklevel=3)
-
-# %% ../nbs/02_files.ipynb #c031
-def read_archive(path, sample=None, **options):
-    "AnnData of the one sample in an archive, or of that which `sample` names; raises `DataError`"
-    with tempfile.TemporaryDirectory() as d:
-        d = Path(d).resolve()
-        unpack(path, d)
-        with shown_as(d, path): return read_folder(d, sample, **options)
-
 # %% ../nbs/02_files.ipynb #f030
 def goes_with(head, row):
     "Do the fields of the first line and of the second go together?"
@@ -363,6 +345,84 @@ def read_10x_h5(path, genome=None):
         group = groups[genome or next(iter(groups))]
         return read_group(path, group, group["genes"], group["gene_names"])
 
+# %% ../nbs/02_files.ipynb #f053
+def matrices_of(adata):
+    "Name and matrix of everything in an AnnData that can be sparse"
+    yield "X", adata.X
+    if adata.raw is not None: yield "raw.X", adata.raw.X
+    for name in ("layers", "obsm", "varm", "obsp", "varp"):
+        for key, M in getattr(adata, name).items(): yield f"{name}[{key!r}]", M
+
+
+def choose_matrix(adata, layer, raw):
+    "`adata` with the `layer`, or with `raw`, in `X`; raises `DataError` if it is not there"
+    if raw and layer is not None: raise DataError(f"layer={layer!r} and raw=True were both given. Leave one out.")
+    if raw and adata.raw is None: raise DataError("there is no raw in it. Leave raw=True out; X and the layers remain.")
+    if raw: return adata.raw.to_adata()
+    if layer is not None: adata.X = layer_of(adata, layer)
+    elif adata.X is None and len(adata.layers):
+        first = next(iter(adata.layers))
+        raise DataError(f"there is no X in it; its layers are: {', '.join(adata.layers)}. Name one: layer={first!r}.")
+    return adata
+
+# %% ../nbs/02_files.ipynb #f055
+def rename_reserved(frame):
+    "Take the column `_index` out of a table in an AnnData: it may not be written. It is kept if it says something new"
+    if "_index" not in frame: return
+    same = (frame["_index"].astype(str) == frame.index.astype(str)).all()
+    if not same: frame["index_"] = frame["_index"]
+    frame.drop(columns="_index", inplace=True)
+
+
+def ready(adata, path, layer=None, raw=False):
+    "An AnnData that was read from `path`, with all that is sparse checked and the matrix that is meant in `X`"
+    with about(path):
+        for name, M in matrices_of(adata): check_sparse(M, name)
+        for frame in (adata.obs, adata.var, *([adata.raw.var] if adata.raw is not None else [])): rename_reserved(frame)
+        return choose_matrix(adata, layer, raw)
+
+# %% ../nbs/02_files.ipynb #c051
+def read_h5ad(path, layer=None, raw=False):
+    "AnnData of an h5ad file; raises `DataError`"
+    with reading(path, "an h5ad file"): adata = ad.read_h5ad(path)
+    return ready(adata, path, layer, raw)
+
+
+def read_zarr(path, layer=None, raw=False):
+    "AnnData of a zarr store, if the library zarr is installed; raises `DataError`"
+    with reading(path, "a zarr store"): adata = ad.io.read_zarr(path)
+    return ready(adata, path, layer, raw)
+
+# %% ../nbs/02_files.ipynb #f059
+CELL_NAMES = ("CellID", "cell_id", "obs_names", "cell_names", "barcode", "barcodes")
+GENE_NAMES = ("Gene", "gene", "var_names", "gene_names", "gene_name", "Accession")
+
+
+def loom_frame(path, attributes, keys, n):
+    "The attributes of rows or columns of a loom file as a table; the first of `keys` that is there has the names"
+    texts = {k: v for k, v in attributes.items() if v.shape == (n,)}
+    columns = {k: strings(v) if v.dtype.kind in "OSU" else v[()] for k, v in texts.items()}
+    key = next((k for k in keys if k in columns), None)
+    if key is None:
+        raise DataError(f"{path}: none of the attributes {', '.join(attributes)} has names: {keys[0]} is wanted. "
+                        "Export it with them.")
+    return pd.DataFrame(columns, index=frame_of(columns.pop(key)).index)
+
+
+def read_loom(path, layer=None):
+    "AnnData of a loom file; raises `DataError`"
+    with reading(path, "a loom file"), h5py.File(path, "r") as f:
+        names = list(f["layers"]) if "layers" in f else []
+        if layer is not None and layer not in names:
+            raise DataError(f"{path}: there is no layer {layer!r}; the layers are: {', '.join(names) or 'none'}. "
+                            "Name one of them, or none for the matrix.")
+        M = f["matrix"] if layer is None else f["layers"][layer]
+        (n_genes, n_cells), step = M.shape, max(1, 2_000_000 // max(1, M.shape[1]))
+        blocks = [sp.csr_matrix(M[i:i + step].astype(np.float32)) for i in range(0, n_genes, step)]
+        obs = loom_frame(path, f["col_attrs"], CELL_NAMES, n_cells)
+        var = loom_frame(path, f["row_attrs"], GENE_NAMES, n_genes)
+        return ad.AnnData(sp.vstack(blocks).T.tocsr(), obs=obs, var=var)
+
 # %% ../nbs/02_files.ipynb #f062
 def only_genes(adata, path):
     "`adata` without features that are no genes, which is told; with all of them if there is no gene"
@@ -525,47 +585,23 @@ def read_folder(folder, sample=None, **options):
     "AnnData of the one sample in a folder, or of that which `sample` names; raises `DataError`"
     return read_any(find_sample(folder, sample), **options)
 
-# %% ../nbs/02_files.ipynb #c051
-def read_h5ad(path, layer=None, raw=False):
-    "AnnData of an h5ad file; raises `DataError`"
-    with reading(path, "an h5ad file"): adata = ad.read_h5ad(path)
-    return ready(adata, path, layer, raw)
+# %% ../nbs/02_files.ipynb #f077
+@contextmanager
+def shown_as(folder, path):
+    "Within, errors and warnings that name the temporary `folder` name `path` instead, from which it was unpacked"
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        try: yield
+        except DataError as e: raise DataError(str(e).replace(str(folder), str(path))) from e
+    for note in notes: warnings.warn(str(note.message).replace(str(folder), str(path)), note.category, stacklevel=3)
 
-
-def read_zarr(path, layer=None, raw=False):
-    "AnnData of a zarr store, if the library zarr is installed; raises `DataError`"
-    with reading(path, "a zarr store"): adata = ad.io.read_zarr(path)
-    return ready(adata, path, layer, raw)
-
-# %% ../nbs/02_files.ipynb #f059
-CELL_NAMES = ("CellID", "cell_id", "obs_names", "cell_names", "barcode", "barcodes")
-GENE_NAMES = ("Gene", "gene", "var_names", "gene_names", "gene_name", "Accession")
-
-
-def loom_frame(path, attributes, keys, n):
-    "The attributes of rows or columns of a loom file as a table; the first of `keys` that is there has the names"
-    texts = {k: v for k, v in attributes.items() if v.shape == (n,)}
-    columns = {k: strings(v) if v.dtype.kind in "OSU" else v[()] for k, v in texts.items()}
-    key = next((k for k in keys if k in columns), None)
-    if key is None:
-        raise DataError(f"{path}: none of the attributes {', '.join(attributes)} has names: {keys[0]} is wanted. "
-                        "Export it with them.")
-    return pd.DataFrame(columns, index=frame_of(columns.pop(key)).index)
-
-
-def read_loom(path, layer=None):
-    "AnnData of a loom file; raises `DataError`"
-    with reading(path, "a loom file"), h5py.File(path, "r") as f:
-        names = list(f["layers"]) if "layers" in f else []
-        if layer is not None and layer not in names:
-            raise DataError(f"{path}: there is no layer {layer!r}; the layers are: {', '.join(names) or 'none'}. "
-                            "Name one of them, or none for the matrix.")
-        M = f["matrix"] if layer is None else f["layers"][layer]
-        (n_genes, n_cells), step = M.shape, max(1, 2_000_000 // max(1, M.shape[1]))
-        blocks = [sp.csr_matrix(M[i:i + step].astype(np.float32)) for i in range(0, n_genes, step)]
-        obs = loom_frame(path, f["col_attrs"], CELL_NAMES, n_cells)
-        var = loom_frame(path, f["row_attrs"], GENE_NAMES, n_genes)
-        return ad.AnnData(sp.vstack(blocks).T.tocsr(), obs=obs, var=var)
+# %% ../nbs/02_files.ipynb #c031
+def read_archive(path, sample=None, **options):
+    "AnnData of the one sample in an archive, or of that which `sample` names; raises `DataError`"
+    with tempfile.TemporaryDirectory() as d:
+        d = Path(d).resolve()
+        unpack(path, d)
+        with shown_as(d, path): return read_folder(d, sample, **options)
 
 # %% ../nbs/02_files.ipynb #c055
 def load(
@@ -590,42 +626,6 @@ def load(
     point_to_counts(adata, path)
     if verbose: print(f"{path.name}: {describe(adata)}")
     return adata
-
-# %% ../nbs/02_files.ipynb #f053
-def matrices_of(adata):
-    "Name and matrix of everything in an AnnData that can be sparse"
-    yield "X", adata.X
-    if adata.raw is not None: yield "raw.X", adata.raw.X
-    for name in ("layers", "obsm", "varm", "obsp", "varp"):
-        for key, M in getattr(adata, name).items(): yield f"{name}[{key!r}]", M
-
-
-def choose_matrix(adata, layer, raw):
-    "`adata` with the `layer`, or with `raw`, in `X`; raises `DataError` if it is not there"
-    if raw and layer is not None: raise DataError(f"layer={layer!r} and raw=True were both given. Leave one out.")
-    if raw and adata.raw is None: raise DataError("there is no raw in it. Leave raw=True out; X and the layers remain.")
-    if raw: return adata.raw.to_adata()
-    if layer is not None: adata.X = layer_of(adata, layer)
-    elif adata.X is None and len(adata.layers):
-        first = next(iter(adata.layers))
-        raise DataError(f"there is no X in it; its layers are: {', '.join(adata.layers)}. Name one: layer={first!r}.")
-    return adata
-
-# %% ../nbs/02_files.ipynb #f055
-def rename_reserved(frame):
-    "Take the column `_index` out of a table in an AnnData: it may not be written. It is kept if it says something new"
-    if "_index" not in frame: return
-    same = (frame["_index"].astype(str) == frame.index.astype(str)).all()
-    if not same: frame["index_"] = frame["_index"]
-    frame.drop(columns="_index", inplace=True)
-
-
-def ready(adata, path, layer=None, raw=False):
-    "An AnnData that was read from `path`, with all that is sparse checked and the matrix that is meant in `X`"
-    with about(path):
-        for name, M in matrices_of(adata): check_sparse(M, name)
-        for frame in (adata.obs, adata.var, *([adata.raw.var] if adata.raw is not None else [])): rename_reserved(frame)
-        return choose_matrix(adata, layer, raw)
 
 # %% ../nbs/02_files.ipynb #c062
 def put(new, path, attic):
