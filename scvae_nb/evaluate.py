@@ -85,9 +85,9 @@ def kmeans(
 
 # %% ../nbs/23_evaluate.ipynb #c023a
 def _types_and_clusters(y, clusters):
-    "Both as arrays of one length, types as text, without holes; two Series are joined by name."
+    "Both as arrays of one length, without holes; two Series are joined by name."
     names = y
-    y = as_labels(y, name="known types").astype(str)
+    y = as_labels(y, name="known types")
     return y, as_labels(clusters, len(y), "clusters", cells=names)
 
 # %% ../nbs/23_evaluate.ipynb #c024
@@ -266,6 +266,7 @@ def plot_clusters(
 ) -> plt.Figure:
     "Known types beside clusters; each cluster has the colour of its majority type, and its number at the centroid."
     E, clusters = _check_embedding(E), as_labels(clusters, len(E), "clusters")
+    y = as_labels(y, len(E)).astype(str)
     groups, majority, (_, where) = type_groups(y, len(E)), _majority(y, clusters), types_found(y, clusters)
     colours = {c: palette(y)[t] if t else GREY for c, (t, _) in majority.items()}
     below = .205*max(len(groups), len(majority)) + .1                 # inches for the legends
@@ -305,6 +306,7 @@ def plot_contingency(
     ax=None,      # axes to draw on; None: a new figure
 ) -> plt.Axes:
     "Known types against clusters, with the found ones framed."
+    y = as_labels(y, name="known types").astype(str)
     n, where = types_found(y, clusters, rule)
     groups = type_groups(y, len(y))
     N = _in_order(contingency(y, clusters), [t for t, *_ in groups])
