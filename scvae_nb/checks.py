@@ -278,19 +278,12 @@ def kind_of(
 
 # %% ../nbs/00_checks.ipynb #ckk017
 FEW = 10  # of fewer cells the values are no evidence for decimal counts or log values
-NO_LOGS = ("These are counts with decimals: log_normalize(adata) takes them as they are, "
-           "round_counts(adata) rounds them. If they are log values, say so: kind='log values'.")
-
-
-def no_logs(M):
-    "The `DataError` for values that are neither counts nor known to be log values"
-    least = np.asarray(M.sum(1)).min()
-    if kind_of(M) == "decimal counts":
-        return DataError(f"cells sum to {least:g} and more, and some values are not whole: are these counts "
-                         f"with decimals, where log values are expected? {NO_LOGS}")
-    return DataError("these may be log values or counts with decimals: the cells share no total, neither as they are "
-                     "nor once a logarithm is undone. If they are log values, say so: kind='log values'; if they are "
-                     "counts, log_normalize(adata, kind='decimal counts') makes log values of them.")
+NO_LOGS = ("not all values are whole, and they carry a mark of counts: are these counts with decimals, where log "
+           "values are expected? log_normalize(adata) takes them as they are, round_counts(adata) rounds them. "
+           "If they are log values, say so: kind='log values'.")
+UNSURE = ("these values are taken as log values, and may be counts with decimals: the cells share no total, neither as "
+          "they are nor once a logarithm is undone. If they are log values, say so: kind='log values'; if they are "
+          "counts, log_normalize(adata, kind='decimal counts') makes log values of them.")
 
 # %% ../nbs/00_checks.ipynb #c049
 def refuse_empty(X, M):
@@ -306,7 +299,8 @@ def refuse_empty(X, M):
 def way_to_counts(M):
     "What to do about a matrix that does not hold counts, where counts are expected"
     if kind_of(M) == "decimal counts": return "If these are counts with decimals, round_counts(adata) rounds them."
-    return 'Give the raw counts; if they were kept, adata.layers["counts"] has them.'
+    return ('Give the raw counts; if they were kept, adata.layers["counts"] has them. For counts with decimals '
+            "there are round_counts(adata) and log_normalize(adata, kind='decimal counts').")
 
 # %% ../nbs/00_checks.ipynb #c050
 def check_counts(
@@ -338,8 +332,11 @@ def check_log(
         raise DataError(f"each of the {np.count_nonzero(v):,} values that are not zero is a whole number, "
                         f"up to {v.max():g}: these are counts, and log values are expected. "
                         "log_normalize(adata) makes them.")
-    refuse(X, M, v > LOG_MAX, f"too large for a log value (above {LOG_MAX})", NO_LOGS)
-    if n >= FEW and kind_of(M) != "log values": raise no_logs(M)
+    refuse(X, M, v > LOG_MAX, f"too large for a log value (above {LOG_MAX})",
+           "Take logarithms first: log_normalize(adata), from counts, with decimals or without.")
+    known = "log values" if n < FEW else kind_of(M)
+    if known == "decimal counts": raise DataError(NO_LOGS)
+    if known == "unknown": tell(UNSURE)
     return M
 
 # %% ../nbs/00_checks.ipynb #cjn001

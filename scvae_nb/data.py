@@ -228,7 +228,7 @@ def as_log_values(
     adata:ad.AnnData, # counts, with decimals or without, or log values (n_cells, n_genes)
     kind:str=None, # which of these they are, if you know; None looks at the values
 ) -> ad.AnnData: # log values in `X`; of counts a new one, with layers["counts"]
-    "Log values, whatever came; raises `DataError` for z-scores, and for what may be this or that"
+    "Log values, whatever came; raises `DataError` for z-scores, tells of what may be this or that"
     is_known = check_kind(kind) or kind_of(check_matrix(adata, negative=False, min_cells=1))
     if is_known.endswith("counts"): return log_normalize(adata, kind=kind)
     check_log(adata, min_cells=1, kind=kind)

@@ -152,8 +152,8 @@ def gaussian_pair(self: StackedModel, n_genes, posterior, start=None, shift=None
 @patch
 def _read(self: LatentModel, X, reset=False):
     "The matrix (CSR or array) and the constant to be added to it; remembers the cells, or makes new ones fit to them."
-    genes = _gene_names(X)
-    M = self._checked_anndata(X, reset) if isinstance(X, AnnData) else self._checked_array(X, genes, reset)
+    genes, least = _gene_names(X), 2 if reset else 1
+    M = self._checked_anndata(X, reset) if isinstance(X, AnnData) else self._checked_array(X, reset, least)
     constant = X.var.get(f"{self.layer}_at_zero") if isinstance(X, AnnData) else None
     constant = None if constant is None else constant.to_numpy(M.dtype)
     if not reset: return self._to_known_genes(self._to_known_scale(M), genes, constant)
@@ -169,9 +169,9 @@ def _gene_names(X):
     return X.columns.to_numpy(dtype=object) if named else None
 
 @patch
-def _checked_array(self: LatentModel, X, genes, reset):
+def _checked_array(self: LatentModel, X, reset, least):
     "A matrix that is no AnnData, checked; remembers number and names of the genes, or refuses another number."
-    known, least = getattr(self, "feature_names_in_", None), 2 if reset else 1
+    known, genes = getattr(self, "feature_names_in_", None), _gene_names(X)
     by_name = not reset and genes is not None and known is not None and not np.array_equal(genes, known)
     if not by_name:
         X = validate_data(self, X, reset=reset, accept_sparse="csr", dtype=[np.float32, np.float64],

@@ -80,9 +80,9 @@ def kmeans(
 
 # %% ../nbs/23_evaluate.ipynb #c023a
 def _types_and_clusters(y, clusters):
-    "Both as arrays of one length, types as text, without holes; two Series are joined by name."
+    "Both as arrays of one length, without holes; two Series are joined by name."
     names = y
-    y = as_labels(y, name="known types").astype(str)
+    y = as_labels(y, name="known types")
     return y, as_labels(clusters, len(y), "clusters", cells=names)
 
 # %% ../nbs/23_evaluate.ipynb #c024
@@ -301,7 +301,7 @@ def plot_contingency(
     ax=None,      # axes to draw on; None: a new figure
 ) -> plt.Axes:
     "Known types against clusters, with the found ones framed."
-    y = as_labels(y).astype(str)
+    y = as_labels(y, name="known types").astype(str)
     n, where = types_found(y, clusters, rule)
     groups = type_groups(y, len(y))
     N = _in_order(contingency(y, clusters), [t for t, *_ in groups])

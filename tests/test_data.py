@@ -350,7 +350,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_zscore_equals_the_dense_way(seed, rate, clip):
     X = np.log1p(np.random.default_rng(seed).poisson(rate, (30, 12))).astype(np.float32)
     X[0, 0] = .5
-    a = zscore(ad.AnnData(sp.csr_matrix(X)), max_value=clip)
+    a = zscore(ad.AnnData(sp.csr_matrix(X)), max_value=clip, kind='log values')
     x = X.astype(float)
     sd = x.std(0, ddof=1)
     z = np.minimum((x - x.mean(0)) / np.where(sd > 0, sd, 1), clip)
@@ -602,3 +602,43 @@ def test_pbmc3k_can_be_written_and_read(pbmc, tmp_path, capsys):
 
 def test_the_package_never_reads_the_labels():
     for p in Path(data.__file__).parent.glob('*.py'): assert 'seurat_labels' not in p.read_text(), p.name
+
+# --- cells that people brought
+
+def decimal_counts(factor=.93, mean=.6):
+    "Counts from which ambient RNA was taken off"
+    rng = np.random.default_rng(0)
+    counts = (1 + rng.poisson(mean*rng.lognormal(0, .7, (100, 1)), (100, 80)))*factor
+    return ad.AnnData(sp.csr_matrix(counts.astype(np.float32)))
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('mean', [.6, 15.])
+def test_decimal_counts_have_a_way_on(mean):
+    from scvae_nb.ae import DeepAE
+    from scvae_nb.data import as_log_values, log_normalize, round_counts
+    cells = decimal_counts(mean=mean)
+    with pytest.raises(ValueError, match='log_normalize'): DeepAE(max_epochs=1).fit(cells)
+    for values in (log_normalize(cells), as_log_values(cells)):
+        np.testing.assert_allclose(np.expm1(values.X.toarray()).sum(1), 1e4, rtol=1e-3)
+    assert (round_counts(cells).X.toarray() == np.rint(cells.X.toarray())).all()
+
+@pytest.mark.filterwarnings('ignore')
+def test_the_same_cells_on_another_scale_do_not_move():
+    import scanpy
+    from scvae_nb.ae import DeepAE
+    from scvae_nb.data import log_normalize
+    counts = ad.AnnData(sp.csr_matrix(np.random.default_rng(0).poisson(2., (80, 60)).astype(np.float32)))
+    median = counts.copy()
+    scanpy.pp.normalize_total(median)
+    scanpy.pp.log1p(median)
+    model = DeepAE(max_epochs=3, progress=False, random_state=0).fit(median)
+    for other in (counts, log_normalize(counts)):
+        np.testing.assert_allclose(model.transform(other), model.transform(median), rtol=1e-3, atol=1e-4)
+
+@pytest.mark.filterwarnings('ignore')
+def test_own_limits_drop_no_cell():
+    from scvae_nb.data import OWN_LIMITS, quality_control
+    rng = np.random.default_rng(0)
+    rich = ad.AnnData(sp.csr_matrix(rng.poisson(2., (40, 4000)).astype(np.float32)))
+    assert quality_control(rich, **OWN_LIMITS).n_obs == 40
+    with pytest.raises(ValueError, match='max_genes'): quality_control(rich)

@@ -115,3 +115,74 @@ def test_models_do_not_import_scanpy():
     "A second or two and 60 MB that only reading and preparing counts need"
     done = subprocess.run([sys.executable, '-c', IMPORTS], capture_output=True, text=True)
     assert done.stdout == 'False False\nTrue\n', done
+
+# --- other data, other genes, other versions: each right value of the cases that people brought
+
+def small(Model=DeepAE, **kw): return Model(**SMALL | dict(random_state=0) | kw)
+
+def test_set_output_works_on_transform():
+    from scvae_nb.linear import ProbabilisticPCA
+    table = demo()[:60].to_df()
+    for model in (small(), ProbabilisticPCA(n_latent=2)):
+        model.set_output(transform='pandas')
+        first, second = model.fit_transform(table), model.transform(table)
+        assert type(second) is type(first) is pd.DataFrame
+        assert list(second.index) == list(table.index) and list(second.columns) == list(model.get_feature_names_out())
+
+def test_fit_request_knows_the_checkpoint():
+    import sklearn
+    with sklearn.config_context(enable_metadata_routing=True):
+        for Model in MODELS: assert Model().set_fit_request(checkpoint=True)
+
+def test_same_seed_in_threads():
+    import joblib
+    X = np.random.default_rng(0).gamma(1., size=(60, 40)).astype(np.float32)
+    def latent(): return small(BetaVAE, max_epochs=5, batch_size=16).fit(X).transform(X)
+    alone = latent()
+    at_once = joblib.Parallel(n_jobs=3, backend='threading')(joblib.delayed(latent)() for _ in range(4))
+    assert all((Z == alone).all() for Z in at_once)
+
+@pytest.mark.filterwarnings('ignore')
+def test_naming_genes_is_linear():
+    cells = demo()[:50].copy()
+    import anndata as ad, scipy.sparse as sp
+    X = sp.csr_matrix(np.tile(cells.X.toarray(), (1, 11)))                       # 8,415 genes
+    wide = ad.AnnData(X, var=pd.DataFrame(index=[f'ENSG{j:011d}' for j in range(X.shape[1])]))
+    model = small(max_epochs=1).fit(wide)
+    started = time.time()
+    assert (model.transform(wide[:, ::-1]) == model.transform(wide)).all()
+    assert time.time() - started < 5                                             # the square of it took minutes
+
+def test_missing_genes_are_told_and_filled():
+    cells = demo()
+    model = small().fit(cells)
+    with pytest.warns(UserWarning, match='are missing.*the mean of the training cells'):
+        fewer = model.transform(cells[:, :600])
+    with pytest.warns(UserWarning): again = model.transform(cells[:, :600][:, ::-1])
+    assert (fewer == again).all()
+    with pytest.raises(ValueError, match='none of the 765 genes'):
+        other = cells.copy()
+        other.var_names = [f'{g}-x' for g in other.var_names]
+        model.transform(other)
+
+def test_score_after_load_is_the_same(tmp_path):
+    cells = demo()[:100].copy()
+    for model in (small(), small(BetaVAE), small(BetaVSC, sharpness=(5., 50.))):
+        model.fit(cells).save(tmp_path/'m')
+        assert type(model).load(tmp_path/'m').score(cells) == model.score(cells)
+    assert 'sharpness 50' in model.score_meaning and 'no bound' in small().fit(cells).score_meaning
+
+@pytest.mark.parametrize('fault', ['values', 'names of genes', 'names of cells', 'weights'])
+def test_checkpoint_of_other_data_is_refused(tmp_path, fault):
+    import torch
+    cells, path = demo()[:100].copy(), tmp_path/'checkpoint'
+    small().fit(cells, checkpoint=path)
+    other, words = cells.copy(), f'{fault} was'
+    if fault == 'values': other = cells[:, ::-1].copy()
+    elif fault == 'names of genes': other.var_names = other.var_names[::-1]
+    elif fault == 'names of cells': other.obs_names = other.obs_names[::-1]
+    else:
+        state, words = torch.load(path, weights_only=True), 'of another version'
+        state['model'] = {f'old.{k}': v for k, v in state['model'].items()}
+        torch.save(state, path)
+    with pytest.raises(ValueError, match=words): small(max_epochs=9).fit(other, checkpoint=path)
