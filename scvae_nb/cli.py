@@ -706,7 +706,7 @@ def _stop(message, status):
 
 def _run(command, options, debug):
     "Run a command; an exception becomes a line and an exit status."
-    with stoppable() as signals, notes_shown(command):
+    with stoppable(), notes_shown(command):
         try: COMMANDS[command](**options)
         except KeyboardInterrupt:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)   # the notebook's tasks are gone, and meant to be
@@ -714,7 +714,6 @@ def _run(command, options, debug):
         except Exception as e:
             if debug: raise
             _stop(f"scvae-nb: {in_words_of(command, _message(e))}", 1)
-    if signals: _stop("scvae-nb: stopped", 130)
 
 # %% ../nbs/41_cli.ipynb #c063
 def main(argv=None) -> int:

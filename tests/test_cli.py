@@ -389,13 +389,13 @@ def wait_for(path, process):
 LONG = ['train', 'demo', '--model', 'ae', '--max-epochs', 10**6]
 
 def test_sigterm_is_ctrl_c(tmp_path):
-    "What was learnt is written; the exit status is that of Ctrl-C"
+    "What was learnt is written, as after Ctrl-C, and that is no failure"
     args = dict(env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process = subprocess.Popen(command(*LONG, '--out', tmp_path/'run'), **args)
     wait_for(tmp_path/'run/checkpoint', process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and 'Traceback' not in err and 'stopped' in err
+    assert process.returncode == 0 and 'Traceback' not in err and 'stopped' in err
     assert {'history.csv', 'latent.csv', 'model'} <= {p.name for p in (tmp_path/'run').iterdir()}
     assert [p.name for p in tmp_path.iterdir()] == ['run']
 
