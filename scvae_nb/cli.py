@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PLOTLY', 'WORDS', 'SITE', 'CSS', 'MARKDOWN', 'PAGE', 'BUILT_IN', 'METAVARS', 'VALUE', 'HOME', 'WAYS', 'COMMANDS',
            'EXAMPLES', 'PROGRAMMING', 'ALIASES', 'directives', 'html_block', 'show', 'show_cell', 'number_labels',
-           'with_links', 'to_html', 'page', 'without_empty', 'read_cells', 'within', 'for_models', 'option_names',
-           'parser_of', 'hyphens', 'typed', 'as_options', 'Notes', 'run_notebook', 'report', 'train', 'writable',
-           'embed', 'stoppable', 'Steady', 'steady_streams', 'in_words_of', 'notes_shown', 'main']
+           'with_links', 'to_html', 'page', 'without_empty', 'cells_in_file', 'within', 'for_models', 'read_cells',
+           'option_names', 'parser_of', 'hyphens', 'typed', 'as_options', 'Notes', 'run_notebook', 'report', 'train',
+           'writable', 'embed', 'stoppable', 'Steady', 'steady_streams', 'in_words_of', 'notes_shown', 'main']
 
 # %% ../nbs/41_cli.ipynb #c002
 import ast, difflib, html, inspect, logging, os, re, signal, sys, threading, warnings
@@ -142,7 +142,7 @@ def without_empty(adata) -> ad.AnnData:
     return adata[full].copy()
 
 # %% ../nbs/41_cli.ipynb #cli007
-def read_cells(
+def cells_in_file(
     data: str = "demo",    # demo, pbmc3k, or the path of a file or folder
     rows: str = None,      # of a table: what a line is, cells or genes
     sep: str = None,       # of a table: what separates fields
@@ -190,6 +190,14 @@ def for_models(
         if adata.raw is None: raise
         raise DataError(f"{e} Or take the values that are kept in raw: raw=True.") from None
 
+def read_cells(
+    data="demo",  # demo, pbmc3k, or the path of a file or folder
+    kind=None,    # as for `for_models`
+    **reading,    # as for `cells_in_file`
+) -> ad.AnnData:
+    "What a model is given: log values in X, and counts beside them where there are some. Raises `DataError`."
+    return for_models(cells_in_file(data, **reading), kind)
+
 # %% ../nbs/41_cli.ipynb #cm006
 def _add_option(parser, name, about):
     "One parameter of a command as an argument or option of its parser."
@@ -206,7 +214,7 @@ METAVARS = {str: "TEXT", int: "N", float: "X"}
 def option_names(command) -> dict:
     "What a command takes: name -> type, default and comment."
     own = docments(COMMANDS[command], full=True, returns=False)
-    shared = docments(read_cells, full=True, returns=False) if "reading" in own else {}
+    shared = docments(cells_in_file, full=True, returns=False) if "reading" in own else {}
     return {k: v for k, v in (own | {k: v for k, v in shared.items() if k not in own}).items() if k != "reading"}
 
 # %% ../nbs/41_cli.ipynb #cm007
@@ -382,7 +390,7 @@ def report(
     kind: str = None,        # what the values are, where it cannot be told: counts, 'decimal counts', 'log values'
     min_cells: int = None,   # leave out genes that fewer cells show; without it 3
     variants: bool = False,  # also try each choice of the report's program
-    **reading,               # how a file is read and which cells are kept, see `read_cells`
+    **reading,               # how a file is read and which cells are kept, see `cells_in_file`
 ):
     "Run the report on a data set and make a page of it."
     if seeds < 1 or max_epochs < 1: raise ValueError(f"seeds={seeds}, max_epochs={max_epochs}: both must be at least 1")
@@ -452,7 +460,7 @@ def train(
     set: list = (),           # any other setting of the model, again and again: --set n_hidden=256
     seed: int = 0,            # same seed, same result
     kind: str = None,         # what the values are, where it cannot be told: counts, 'decimal counts', 'log values'
-    **reading,                # how a file is read and which cells are kept, see `read_cells`
+    **reading,                # how a file is read and which cells are kept, see `cells_in_file`
 ):
     "Train one model on your cells; a run that was stopped goes on where its last checkpoint was."
     options = dict(n_latent=n_latent, beta=beta, max_epochs=max_epochs, batch_size=batch_size, lr=lr,
@@ -462,7 +470,7 @@ def train(
     est, out = _quiet(_estimator(spec, options, set), set), _folder(out, "history.csv", "latent.csv", "types.csv")
     checkpoint = out/"checkpoint"
     replaced = (out/"model").exists() and not checkpoint.exists()
-    cells = for_models(read_cells(data, **reading), kind)
+    cells = read_cells(data, kind, **reading)
     _has_columns(cells, labels=labels, batch=batch)
     if kind == "log values" and hasattr(est, "set_input"): est.set_input(kind=kind)
     est.fit(cells, *([labels] if spec.classifies else []), checkpoint=checkpoint)
@@ -577,12 +585,12 @@ def embed(
     labels: str = None,              # column of obs that colours the picture
     genes: str = None,               # what to do where genes are missing: missing=zero, missing=refuse, limit=0.6, ...
     kind: str = None,                # what the values are, where it cannot be told, as for train
-    **reading,                       # how a file is read and which cells are kept, see `read_cells`
+    **reading,                       # how a file is read and which cells are kept, see `cells_in_file`
 ):
     "Encode cells with a trained model, into obsm; a classifier names their types, in obs."
     from scvae_nb.estimator import spec_of
     out, figure, est = _h5ad(out), _picture(figure), _with_input(_saved(model), _input_settings(genes, kind))
-    spec, cells = spec_of(est), writable(read_cells(data, **reading))
+    spec, cells = spec_of(est), writable(cells_in_file(data, **reading))
     _has_columns(cells, labels=labels)
     if figure and spec.classifies: raise ValueError(f"figure='{figure}': {spec.key} makes no latent, leave it out")
     answers, place = _answers(spec, est, for_models(cells, kind))

@@ -13,8 +13,8 @@ from pathlib import Path
 import anndata as ad, h5py, numpy as np, pandas as pd, scipy.sparse as sp
 from scipy.io import mmread
 
-from .checks import LOG_MAX, DataError, as_csr, as_matrix, check_matrix, first_text, is_counts, layer_of, values
-from .guards import about, check_hdf5, check_sparse, csr_of, is_gzip, opened, reading, scan, tell, unpack
+from .checks import DataError, as_csr, as_matrix, check_matrix, first_text, kind_of, layer_of, tell
+from .guards import about, check_hdf5, check_sparse, csr_of, is_gzip, opened, reading, scan, unpack
 
 # %% ../nbs/02_files.ipynb #f013
 MATRIX = re.compile(r"(.*?)(matrix)?\.mtx(\.gz)?", re.I)
@@ -474,14 +474,6 @@ def finish(adata, path, unique_names=False):
     return adata
 
 # %% ../nbs/02_files.ipynb #c047
-def kind_of(M):
-    "What the values of a matrix can be, in words"
-    v = values(M)
-    if v.min(initial=0) < 0: return "values below zero (z-scores?)"
-    if is_counts(M): return "counts"
-    return "log values" if v.max() <= LOG_MAX else "neither counts nor log values"
-
-
 def describe(adata):
     "What is in `adata.X`, in a line"
     v, (n, g) = adata.X.data, adata.shape
