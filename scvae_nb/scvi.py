@@ -7,6 +7,7 @@ __all__ = ['BatchNorm', 'norm_relu', 'Hidden', 'CountEncoder', 'count_likelihood
 
 # %% ../nbs/32_scvi.ipynb #c002
 import json
+from copy import deepcopy
 from numbers import Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 from torch import nn
@@ -17,13 +18,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from .checks import check_labels
 from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least
-from .groups import call_genes, fold_changes, two_groups
+from .groups import bootstrap_weights, call_genes, enough_cells, fold_changes, mean_shares, two_groups
 from .layers import Cell, SparseLinear, log1p
 from .likelihoods import log_total
 from .pair import VAE, KLWarmup
 from .paired import COUNT_LIKELIHOODS
 from .posteriors import Gaussian
-from .train import batches, seeded
+from .train import batches, seeded, train
 
 # %% ../nbs/32_scvi.ipynb #c034
 class BatchNorm(nn.BatchNorm1d):
@@ -239,17 +240,23 @@ def _read(self: SCVI, X, reset=False):
 
 # %% ../nbs/32_scvi.ipynb #c056
 @patch
+def _batch_labels(self: SCVI, X):
+    "The name of each cell's batch. Raises ValueError: no AnnData, no such column, a cell without a batch."
+    if not isinstance(X, AnnData):
+        raise ValueError(f"batch_key={self.batch_key!r} names a column of obs: give an AnnData, not {type(X).__name__}")
+    return np.asarray(check_labels(X, self.batch_key)).astype(str)
+
+@patch
 def _batch_of(self: SCVI, X, reset=False):
     "Number of each cell's batch, and all names. Raises ValueError: one batch, a batch of one cell, an unknown batch."
     key = self.batch_key
-    if not isinstance(X, AnnData):
-        raise ValueError(f"batch_key={key!r} names a column of obs: give an AnnData, not {type(X).__name__}")
-    labels = np.asarray(check_labels(X, key)).astype(str)
+    labels = self._batch_labels(X)
     names = sorted(set(labels.tolist())) if reset else self.net_.names
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise ValueError(f"obs[{key!r}] has batches the model was not fitted on: {', '.join(unknown[:5])}; "
-                         f"it knows {', '.join(names)}. Fit it on all batches together")
+                         f"it knows {', '.join(names)}. Learn the new ones with model.map(new_cells), "
+                         "or fit on all batches together")
     s = pd.Categorical(labels, categories=names).codes.astype(np.int64)
     if reset: self._check_batches(X, s, names)
     return s, names
@@ -258,10 +265,15 @@ def _batch_of(self: SCVI, X, reset=False):
 @patch
 def _check_batches(self: SCVI, X, s, names):
     "Raises ValueError: one batch, a batch of one cell."
-    key, few = self.batch_key, np.flatnonzero(np.bincount(s) == 1)
     if len(names) == 1:
-        raise ValueError(f"obs[{key!r}] holds a single batch, {names[0]!r}: there is nothing to correct; "
+        raise ValueError(f"obs[{self.batch_key!r}] holds a single batch, {names[0]!r}: there is nothing to correct; "
                          "leave batch_key out")
+    self._check_batch_sizes(X, s, names)
+
+@patch
+def _check_batch_sizes(self: SCVI, X, s, names):
+    "Raises ValueError for a batch of one cell; a cell with a number below zero is of none of these."
+    key, few = self.batch_key, np.flatnonzero(np.bincount(s[s >= 0]) == 1)
     if len(few):
         cell = X.obs_names[s == few[0]][0]
         raise ValueError(f"batch {names[few[0]]!r} of obs[{key!r}] has one cell, {cell!r}: what is batch and what is "
@@ -313,6 +325,80 @@ def set_extra_state(self: CountNet, state):
     encoders = [self.encoder, self.library.encoder] if self.encode_covariates else []
     for e in encoders:
         if e is not None: e.hidden.set_batches(n)
+
+# %% ../nbs/32_scvi.ipynb #mp001
+@patch
+def add_batches(self: Hidden, known, new):
+    "Room for `new` batches behind the `known` ones, whose rows stay as they are (zero where there were none)."
+    def wider(k, linear):
+        old = self.rows[k].detach() if len(self.rows) else linear.bias.detach().new_zeros(known, len(linear.bias))
+        return nn.Parameter(torch.cat([old, old.mean(0, keepdim=True).expand(new, -1)]))  # (known + new, n)
+    self.rows = nn.ParameterList(wider(k, linear) for k, linear in enumerate(self.linears))
+
+@patch
+def add_batches(self: CountNet,
+    names,  # of the new batches
+    prior,  # (new, 2) mean and variance of the log library size in each
+):
+    "Take in new batches. Their rows are all that still learns."
+    known = len(self.library.prior)
+    self.requires_grad_(False)
+    stacks = [self.likelihood.body, self.encoder.hidden]
+    if self.library.encoder is not None: stacks.append(self.library.encoder.hidden)
+    for stack in stacks: stack.add_batches(known, len(names))
+    self.library.prior = torch.cat([self.library.prior, torch.as_tensor(prior).to(self.library.prior)])
+    self.names, self.encode_covariates = self.names + list(names), True
+
+# %% ../nbs/32_scvi.ipynb #mp003
+@patch
+def _new_batches(self: SCVI, X, batch_key, known):
+    "A copy of the model that knows the column, and the new names. Raises ValueError: no column, no new batch."
+    if self.batch_key is None and (batch_key is None or known is None):
+        raise ValueError("the model was fitted without batches: give batch_key, the column of obs that names each "
+                         "cell's batch, and known, the name there of the batch the model was fitted on")
+    if self.batch_key is not None and (batch_key not in (None, self.batch_key) or known is not None):
+        raise ValueError(f"the model knows its batches, by obs[{self.batch_key!r}]: leave batch_key and known out")
+    model = deepcopy(self)
+    if self.batch_key is None: model.net_.names, model.batch_key = [known], batch_key
+    labels, key = model._batch_labels(X), model.batch_key
+    new = sorted(set(labels.tolist()) - set(model.net_.names))
+    if not new:
+        raise ValueError(f"obs[{key!r}] has no new batch: the model knows {', '.join(model.net_.names)}; transform the cells")
+    return model, new
+
+# %% ../nbs/32_scvi.ipynb #mp004
+@patch
+def map(self: SCVI,
+    X,               # AnnData of new cells; those of known batches are not learnt from
+    batch_key=None,  # column of `obs` that names each cell's batch; None: the model's own
+    known=None,      # name of the batch of the old cells, for a model fitted without batches
+    max_epochs=100,  # passes over the cells of the new batches
+    lr=.01,          # learning rate of Adam
+) -> SCVI:
+    "A copy that knows new batches too; old cells keep their latents. Raises ValueError: no new batch, one of one cell."
+    check_is_fitted(self)
+    model, new = self._new_batches(X, batch_key, known)
+    n_known = len(model.net_.names)
+    model.net_.add_batches(new, np.zeros((len(new), 2)))
+    model.encode_covariates = True
+    M, G = model._cells(X), model.n_features_in_
+    s = M[:, G:].indices - n_known                                    # (n_cells,), below zero: a known batch
+    model._check_batch_sizes(X, s, new)
+    model.net_.library.prior[n_known:] = torch.as_tensor(_library_prior(M[:, :G], s, new))
+    model._learn_rows(M[s >= 0], max_epochs, lr)
+    return model
+
+# %% ../nbs/32_scvi.ipynb #mp005
+@patch
+def _learn_rows(self: SCVI, M, max_epochs, lr):
+    "Train what is not frozen. Batch norm and dropout stay as when cells are transformed; the KL counts in full."
+    net, dtype = self.net_.eval(), self.net_.likelihood.weight.dtype
+    net.warmup = KLWarmup(0, 1)
+    precision = "64-true" if dtype == torch.float64 else self.precision
+    self.history_ = train(net, M, max_epochs, self.batch_size, lr, self.seed_, self.device, precision,
+                          progress=self.progress, adam=dict(eps=self.eps))
+    net.to("cpu").requires_grad_(True)
+    self.n_epochs_ = len(self.history_["loss"])
 
 # %% ../nbs/32_scvi.ipynb #c074
 @patch
@@ -446,11 +532,20 @@ def sample(self: SCVI,
 
 # %% ../nbs/32_scvi.ipynb #c112
 @patch
-def _drawn_shares(self: SCVI, M, cells):
-    "Draws of rho, averaged over batches, for the numbered cells of `M`, 128 at a time."
+def _blocks(self: SCVI, M, cells):
+    "Draws of rho (mean over batches), molecules to expect, and counted, (k, G) each, of the numbered cells in turn."
     for k in np.array_split(cells, -(-len(cells)//128)):
         x = next(batches(M[k], len(k), dtype=self.net_.likelihood.weight.dtype))
-        yield self._mean_share([self.net_.q(x).draw()])
+        genes, z, cell, _ = self.net_.latents(x)
+        yield self._mean_share([z]), self.net_.likelihood.mean(z, cell), genes.to_dense()
+
+@patch
+def _group_means(self: SCVI, M, group, n_samples, rng):
+    "Draws of the mean share of each gene in a group, (n_samples, G); each 250 have draws of z of their own."
+    rounds = [min(250, n_samples - k) for k in range(0, n_samples, 250)]
+    with seeded(int(rng.randint(2**31 - 1))), torch.no_grad():
+        draws = [mean_shares(self._blocks(M, group), bootstrap_weights(n, len(group), rng), rng) for n in rounds]
+    return torch.cat(draws)
 
 # %% ../nbs/32_scvi.ipynb #s035
 @patch
@@ -460,7 +555,7 @@ def _silent_share(self: SCVI, M, group, rng):
     if not is_silent.any(): return 1e-10
     cells = rng.choice(group, 512)
     with seeded(self.seed_, 5), torch.no_grad():
-        largest = torch.stack([rho.amax(0) for rho in self._drawn_shares(M, cells)]).amax(0)  # (G,)
+        largest = torch.stack([rho.amax(0) for rho, *_ in self._blocks(M, cells)]).amax(0)  # (G,)
     return float(np.quantile(largest.numpy()[is_silent], .9))
 
 # %% ../nbs/32_scvi.ipynb #t070
@@ -473,20 +568,22 @@ def _pseudocount(self: SCVI, M, groups, rng):
 @patch
 def differential_expression(self: SCVI,
     X,                  # cells by genes, as for `fit`
-    group1,             # (n_cells,) mask, or numbers, of the cells of one group
+    group1,             # (n_cells,) mask, numbers or names of the cells of one group; a Series is joined by name
     group2=None,        # of the other; None: all cells that are not in the first
-    delta=.25,          # a gene counts as changed if its log2 fold change is at least this
+    delta=.25,          # a gene counts as changed if its log2 fold change is beyond this
     fdr=.05,            # share of false discoveries to accept
-    pseudocount=None,   # added to rho before the logarithm; None: from genes that are hardly seen, as scvi-tools does
-    n_samples=5000,     # pairs of cells to draw
+    pseudocount=None,   # added to the shares before the logarithm; None: from genes that are hardly seen
+    n_samples=1000,     # draws of the groups' means
     random_state=0,     # seed
-) -> pd.DataFrame:      # likeliest genes first: proba_de, lfc_mean, lfc_std, share1, share2, expected_fdr, is_de
-    "Probability that a gene's share differs between two groups. Raises ValueError: an empty or overlapping group."
+) -> pd.DataFrame:  # surest genes first: proba_de, lfc_mean, lfc_std, share1, share2, p_value, q_value, is_de
+    "Which genes' mean shares differ between two groups? Raises ValueError: a group of none or one, or overlapping."
+    if n_samples < 100: raise ValueError(f"n_samples is {n_samples}: a spread takes 100 draws at least")
     M = self._cells(X)
-    groups, rng = two_groups(M.shape[0], group1, group2), check_random_state(random_state)
-    picks = [rng.choice(g, n_samples) for g in groups]
+    groups, rng = two_groups(M.shape[0], group1, group2, X), check_random_state(random_state)
+    sizes = [len(g) for g in groups]
+    enough_cells(sizes)
     if pseudocount is None: pseudocount = self._pseudocount(M, groups, rng)
-    with seeded(int(rng.randint(2**31 - 1))), torch.no_grad():
-        table = fold_changes(zip(*[self._drawn_shares(M, p) for p in picks]), delta, pseudocount)
+    means = [self._group_means(M, g, n_samples, rng) for g in groups]
+    table = fold_changes(*means, sizes, delta, pseudocount)
     table.index = pd.Index(getattr(self, "feature_names_in_", np.arange(self.n_features_in_)), name="gene")
     return call_genes(table, fdr)
