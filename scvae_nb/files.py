@@ -477,8 +477,9 @@ def finish(adata, path, unique_names=False):
 def describe(adata):
     "What is in `adata.X`, in a line"
     v, (n, g) = adata.X.data, adata.shape
+    kind = kind_of(adata.X).replace("unknown", "values of unknown kind")
     return (f"{n:,} cells x {g:,} genes, {1 - len(v) / (n * g):.1%} zeros, "
-            f"{kind_of(adata.X)} up to {v.max(initial=0):.4g} ({adata.X.dtype}, CSR)")
+            f"{kind} up to {v.max(initial=0):.4g} ({adata.X.dtype}, CSR)")
 
 # %% ../nbs/02_files.ipynb #f068
 def point_to_counts(adata, path):
