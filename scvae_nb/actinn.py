@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['fit_logistic', 'fit_perceptron', 'with_labels', 'split_labels', 'TypeNet', 'plot_classifier', 'log2_scaled',
-           'keep_genes', 'GeneFilter', 'ACTINN', 'match_genes', 'compare_classifiers', 'fold_summary', 'plot_confusion',
-           'plot_folds']
+           'keep_genes', 'GeneFilter', 'ACTINN', 'match_genes', 'compare_classifiers', 'fold_summary',
+           'fold_differences', 'plot_folds', 'plot_confusion']
 
 # %% ../nbs/33_actinn.ipynb #c002
 import time, warnings, zlib
@@ -20,6 +20,7 @@ from anndata import AnnData
 from fastcore.basics import patch
 from matplotlib.patches import Rectangle
 from scipy.special import expit, log_expit
+from scipy.stats import t as student_t
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.feature_selection import SelectorMixin
 from sklearn.metrics import f1_score
@@ -29,8 +30,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted, validate_data
-from .checks import DataError, as_labels, check_counts, check_labels, check_log, check_matrix, is_counts
-from .estimator import NOT_NEGATIVE, POSITIVE, Saved, at_least
+from .checks import DataError, as_labels, check_counts, check_kind, check_labels, check_log, check_matrix
+from .checks import find_genes, is_counts, take_columns, tell
+from .estimator import NOT_NEGATIVE, POSITIVE, Saved, at_least, listed
 from .layers import CSRBatch, SparseLinear
 from .look import LINES, PART_COLOURS, Diagram, heat, palette, style, type_groups, type_ticks
 from .train import batches, seeded, train
@@ -252,6 +254,16 @@ class ACTINN(Saved, ClassifierMixin, BaseEstimator):
         self.min_probability, self.refused = min_probability, refused
         self.device, self.progress, self.random_state = device, progress, random_state
 
+    _input = dict(kind=None, missing="fill", limit=.4)   # see `set_input`
+
+    def fit(self,
+        X,                # AnnData, sparse matrix, array or DataFrame: cells by genes
+        y=None,           # (n_cells,) labels, or the name of a column of `X.obs`
+        checkpoint=None,  # file to save training to, and to resume it from
+    ):
+        "Learn the types. Raises ValueError for bad data, labels or settings; warns of a type with a single cell."
+        return self._learn(X, y, checkpoint)
+
 # %% ../nbs/33_actinn.ipynb #c043
 ACTINN._parameter_constraints = dict(
     max_epochs=[at_least(1)], batch_size=[at_least(1)], decay_steps=[at_least(1)],
@@ -302,8 +314,9 @@ def _remember_genes(self: ACTINN, X, y):
 # %% ../nbs/33_actinn.ipynb #c045d
 @patch
 def _holds_counts(self: ACTINN, X):
-    "Does `X` hold counts? The setting `counts` says it, or the values do."
+    "Does `X` hold counts? The settings say it, or the values do."
     if self.counts != "auto": return bool(self.counts)
+    if self._input["kind"]: return self._input["kind"] == "counts"
     return is_counts(check_matrix(X, self.layer if isinstance(X, AnnData) else None))
 
 # %% ../nbs/33_actinn.ipynb #c045h
@@ -323,22 +336,20 @@ def _read_values(self: ACTINN, X, min_cells=1):
         M = check_counts(X, layer, empty_cells=True, min_cells=min_cells)
         _warn_of_empty_cells(X, M)
         return M
-    if self.counts == "auto" and isinstance(X, AnnData) and layer is None: return check_log(X, min_cells=min_cells)
+    free = self.counts == "auto" and self._input["kind"] is None
+    if free and isinstance(X, AnnData) and layer is None: return check_log(X, min_cells=min_cells)
     return check_matrix(X, layer, min_cells=min_cells)
 
 # %% ../nbs/33_actinn.ipynb #c047
 @patch
-def fit(self: ACTINN,
-    X,                # AnnData, sparse matrix, array or DataFrame: cells by genes
-    y=None,           # (n_cells,) labels, or the name of a column of `X.obs`
-    checkpoint=None,  # file to save training to, and to resume it from
-) -> ACTINN:
-    "Learn the types. Raises ValueError for bad data, labels or settings; warns of a type with a single cell."
+def _learn(self: ACTINN, X, y, checkpoint):
+    "What `fit` does."
     self._validate_params()
     X, y = self._remember_genes(X, _read_labels(X, y))
     check_classification_targets(y)
     self.counts_ = self._holds_counts(X)
     M = self._read_values(X, min_cells=2)
+    self._means = None if self.counts_ or _gene_names(X) is None else np.asarray(M.mean(0), float).ravel()
     if self.counts_: M = log2_scaled(M)
     self.classes_, numbers = np.unique(y, return_inverse=True)
     self._check_classes(X, numbers)
@@ -413,72 +424,74 @@ def _fingerprint(self: ACTINN, L):
     data = dict(cells=L.shape[0], genes=L.shape[1] - 1, sum=float(L.sum()), labels=checksum)
     return dict(model=type(self).__name__, seed=self.seed_) | data | settings
 
-# %% ../nbs/33_actinn.ipynb #c051a
-def _find_genes(genes, known):
-    "The place of each known gene among `genes`, (G,), -1 where it is missing; a name must not occur twice."
-    index = pd.Index(genes)
-    if index.has_duplicates:
-        names = ", ".join(map(str, index[index.duplicated()].unique()[:5]))
-        raise DataError(f"gene names that occur more than once: {names}. "
-            "Make them unique: adata.var_names_make_unique().")
-    return index.get_indexer(known)
-
-# %% ../nbs/33_actinn.ipynb #c051e
-def _refuse_other_names(genes, known):
-    "Raise a `DataError` that shows the names of both."
-    model, data = (", ".join(map(str, names[:3])) for names in (known, genes))
-    raise DataError(f"none of the {len(known):,} genes of the model ({model}, ...) is among the {len(genes):,} "
-        f"of the data ({data}, ...). Are they named the same way, symbols or identifiers, in capitals or not?")
-
-# %% ../nbs/33_actinn.ipynb #c051c
-def _move_columns(M, places):
-    "Column `places[j]` of `M` becomes column j, zeros where it is -1."
-    if np.array_equal(places, np.arange(M.shape[1])): return M
-    present = np.flatnonzero(places >= 0)
-    ones = np.ones(len(present), M.dtype)
-    moved = M @ sp.csr_matrix((ones, (places[present], present)), (M.shape[1], len(places)))  # (N, G)
-    return sp.csr_matrix(moved) if sp.issparse(M) else np.asarray(moved)
-
 # %% ../nbs/33_actinn.ipynb #c052
 def match_genes(
-    M,      # (N, n_genes) CSR matrix or array
-    genes,  # (n_genes,) its gene names
-    known,  # (G,) the gene names wanted, in the order wanted
-) -> tuple: # matrix (N, G), and dict of common, missing and extra names
-    "Columns in the order of `known`, zeros for missing ones. Raises `DataError`: no gene in common, or a name twice."
-    places = _find_genes(genes, known)                      # (G,)
-    present, known = places >= 0, np.asarray(known)
-    if not present.any(): _refuse_other_names(genes, known)
+    M,          # (N, n_genes) CSR matrix or array
+    genes,      # (n_genes,) its gene names
+    known,      # (G,) the gene names wanted, in the order wanted
+    fill=None,  # (G,) what a missing gene has in every cell; None: zero
+) -> tuple:     # matrix (N, G), and dict of common, missing and extra names
+    "Columns in the order of `known`. Raises `DataError`: no gene in common, or a name twice."
+    places, known = find_genes(genes, known), np.asarray(known)      # (G,), (G,)
     extra = pd.Index(genes).difference(known, sort=False)
-    report = dict(common=list(known[present]), missing=list(known[~present]), extra=list(extra))
-    return _move_columns(M, places), report
+    report = dict(common=list(known[places >= 0]), missing=list(known[places < 0]), extra=list(extra))
+    return take_columns(M, places, fill), report
+
+# %% ../nbs/33_actinn.ipynb #lecs000
+@patch
+def set_input(self: ACTINN,
+    kind=None,       # "log values" or "counts": what X holds, if you know better than its values
+    missing="fill",  # genes that new cells lack: "fill" (zero in counts, else the mean), "zero", or "refuse"
+    limit=.4,        # largest share of the first layer's weights that may be missing, 0 to 1
+) -> ACTINN:         # itself
+    "How cells are read. Raises ValueError for anything else."
+    if missing not in ("fill", "zero", "refuse"):
+        raise ValueError(f"missing is {missing!r}: it is 'fill', 'zero' or 'refuse'")
+    if not 0 <= limit <= 1: raise ValueError(f"limit is {limit}: it is a share, from 0 to 1")
+    self._input = dict(kind=check_kind(kind), missing=missing, limit=limit)
+    return self
+
+@patch
+def __sklearn_clone__(self: ACTINN):
+    twin = super(ACTINN, self).__sklearn_clone__()
+    twin._input = self._input
+    return twin
 
 # %% ../nbs/33_actinn.ipynb #c054
 @patch
 def gene_report(self: ACTINN,
     X,       # AnnData or DataFrame
-) -> dict:   # common, missing (taken as zero) and extra (left out) gene names
+) -> dict:   # common, missing and extra gene names, and share: of the first layer's weights that is missing
     "How the genes of `X` match those of the training cells, by name. Raises `DataError` if none do."
     check_is_fitted(self)
     genes = _gene_names(X)
     if genes is None or not hasattr(self, "feature_names_in_"):
         raise DataError("genes can only be matched by name: fit and ask with an AnnData or a DataFrame")
-    return match_genes(sp.csr_matrix((1, len(genes))), genes, self.feature_names_in_)[1]
+    report = match_genes(sp.csr_matrix((1, len(genes))), genes, self.feature_names_in_)[1]
+    return report | dict(share=self._missing_share(report["missing"]))
 
-# %% ../nbs/33_actinn.ipynb #c055
-def _first_names(names):
-    "How many there are, and the first three."
-    if not names: return "0"
-    return f"{len(names):,} ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})"
+@patch
+def _missing_share(self: ACTINN, missing):
+    "The share of the first layer's weights that missing genes hold."
+    norm = self.net_.input.weight.detach().norm(dim=1).double().numpy()               # (n_kept,)
+    return float(norm[np.isin(self.feature_names_in_[self.kept_], missing)].sum()/norm.sum())
 
 # %% ../nbs/33_actinn.ipynb #c055c
-def _warn_of_genes(report):
-    "Warn if genes are missing or left out."
-    common, missing, extra = report["common"], report["missing"], report["extra"]
-    if not (missing or extra): return
-    warnings.warn(f"{len(common):,} of the model's {len(common) + len(missing):,} genes are in the data; "
-        f"{_first_names(missing)} are missing and taken as zero, "
-        f"{_first_names(extra)} are not in the model and left out", stacklevel=5)
+@patch
+def _tell_genes(self: ACTINN, report):
+    "Tell of genes that are missing or left out; raises `DataError` if too many are missing."
+    missing, extra, share = report["missing"], report["extra"], self._missing_share(report["missing"])
+    if extra: tell(f"{len(extra):,} genes that the model does not know are left out: {listed(extra)}")
+    if not missing: return
+    what = (f"{len(missing):,} of the model's {self.n_features_in_:,} genes are missing: {listed(missing)}. "
+            f"They hold {share:.0%} of the weights of its first layer")
+    if self._input["missing"] == "refuse":
+        raise DataError(f"{what}. Give cells with these genes, or allow it: model.set_input(missing='fill').")
+    if share > self._input["limit"]:
+        raise DataError(f"{what}, more than the limit of {self._input['limit']:.0%}. Train a model on the genes that "
+                        "both have, or allow it: model.set_input(limit=1.).")
+    is_zero = self._means is None or self._input["missing"] == "zero"
+    tell(f"{what}, and are taken as {'zero' if is_zero else 'the mean of the training cells'}")
 
 # %% ../nbs/33_actinn.ipynb #c055b
 @patch
@@ -486,8 +499,9 @@ def _read_known_genes(self: ACTINN, X):
     "The values of the model's genes, in the model's order."
     genes, known = _gene_names(X), getattr(self, "feature_names_in_", None)
     if genes is not None and known is not None:
-        M, report = match_genes(self._read_values(X), genes, known)
-        _warn_of_genes(report)
+        fill = self._means if self._input["missing"] == "fill" else None
+        M, report = match_genes(self._read_values(X), genes, known, fill)
+        self._tell_genes(report)
         return M
     if not isinstance(X, AnnData): return self._read_values(validate_data(self, X, reset=False, **_FLOATS))
     M = self._read_values(X)
@@ -571,6 +585,63 @@ def fold_summary(
     summary = table.groupby("model", sort=False)[["accuracy", "macro_f1"]].agg(text)
     return summary.rename(columns={"macro_f1": "macro-F1"})
 
+# %% ../nbs/33_actinn.ipynb #lecd003
+def _interval(d, level):
+    "Mean of differences between folds (k,), and the half width of its interval (Nadeau and Bengio 2003)."
+    k = len(d)
+    return d.mean(), student_t.ppf(.5 + level/2, k - 1)*d.std(ddof=1)*np.sqrt(1/k + 1/(k - 1))
+
+def _verdict(low, high, model):
+    "What an interval of differences says."
+    if low <= 0 <= high: return "cannot be told"
+    return f"{model} is better" if low > 0 else f"{model} is worse"
+
+# %% ../nbs/33_actinn.ipynb #lecd004
+def fold_differences(
+    table:pd.DataFrame,  # of `compare_classifiers`
+    model,               # the name of the model that the others are compared with
+    column="accuracy",   # the measure: "accuracy" or "macro_f1"
+    level=.95,           # of the intervals
+) -> pd.DataFrame:       # a row per other model: mean of `model` minus other, low, high, verdict
+    "Is `model` better than the others? Differences over folds, with corrected intervals. Raises ValueError: not there."
+    wide = table.pivot(index="fold", columns="model", values=column)
+    if model not in wide: raise ValueError(f"there is no model {model!r} in the table: it has {', '.join(wide)}")
+    rows = {}
+    for other in table["model"].drop_duplicates():
+        if other == model: continue
+        mean, half = _interval((wide[model] - wide[other]).to_numpy(), level)
+        rows[other] = dict(mean=mean, low=mean - half, high=mean + half,
+                           verdict=_verdict(mean - half, mean + half, model))
+    return pd.DataFrame(rows).T.infer_objects()
+
+# %% ../nbs/33_actinn.ipynb #c098
+def _draw_folds(ax, table, column, colours):
+    "A row for each model: its folds as points, their mean as a bar."
+    for i, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        v = rows[column]
+        ax.scatter(v, i + np.linspace(-.2, .2, len(v)), s=22, color=colours[model], lw=0, alpha=.85)
+        ax.plot([v.mean()]*2, [i - .36, i + .36], color="k", lw=1.8)
+    ax.grid(axis="x", color="0.9")
+    ax.set_axisbelow(True)
+
+# %% ../nbs/33_actinn.ipynb #c098a
+@style()
+def plot_folds(
+    table:pd.DataFrame,   # of `compare_classifiers`: model, fold and the measures
+    columns:dict=dict(accuracy="accuracy", macro_f1="macro-F1"),  # measures to show, and their names
+    colours:dict=None,    # model -> colour; None: those of lines, one after the other
+) -> plt.Figure:
+    "A point for each fold and a bar at the mean, models below each other, measures side by side."
+    models = list(table["model"].drop_duplicates())
+    colours = colours or {m: LINES[i % len(LINES)] for i, m in enumerate(models)}
+    size = 8, .38*len(models) + 1
+    fig, axs = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False)
+    for ax, (column, name) in zip(axs.flat, columns.items()):
+        _draw_folds(ax, table, column, colours)
+        ax.set(xlabel=name, ylim=(len(models) - .5, -.5))
+        ax.set_yticks(range(len(models)), models)
+    return fig
+
 # %% ../nbs/33_actinn.ipynb #c070b
 def _confusion_columns(labels, predictions, right, last):
     "The names of the columns: what was predicted, and every label if it should be predicted as itself."
@@ -615,39 +686,14 @@ def plot_confusion(
 def _describe(self: ACTINN):
     about = super(ACTINN, self)._describe()
     about |= dict(classes=self.classes_.tolist(), labels=self.classes_.dtype.str)
-    return about | dict(counts=self.counts_, kept=self.kept_.tolist())
+    means = None if self._means is None else self._means.tolist()
+    return about | dict(counts=self.counts_, kept=self.kept_.tolist(), means=means, input=self._input)
 
 # %% ../nbs/33_actinn.ipynb #c087a
 @patch
 def _rebuild(self: ACTINN, about):
     self.classes_ = np.array(about["classes"], dtype=about["labels"])
     self.kept_, self.counts_ = np.array(about["kept"]), about["counts"]
+    self._means = None if about["means"] is None else np.array(about["means"], float)
+    self.set_input(**about["input"])
     return self.build(len(self.kept_), len(self.classes_))
-
-# %% ../nbs/33_actinn.ipynb #c098
-def _draw_folds(ax, table, column, colours):
-    "A row for each model: its folds as points, their mean as a bar."
-    for i, (model, rows) in enumerate(table.groupby("model", sort=False)):
-        v = rows[column]
-        ax.scatter(v, i + np.linspace(-.2, .2, len(v)), s=22, color=colours[model], lw=0, alpha=.85)
-        ax.plot([v.mean()]*2, [i - .36, i + .36], color="k", lw=1.8)
-    ax.grid(axis="x", color="0.9")
-    ax.set_axisbelow(True)
-
-# %% ../nbs/33_actinn.ipynb #c098a
-@style()
-def plot_folds(
-    table:pd.DataFrame,   # of `compare_classifiers`: model, fold and the measures
-    columns:dict=dict(accuracy="accuracy", macro_f1="macro-F1"),  # measures to show, and their names
-    colours:dict=None,    # model -> colour; None: those of lines, one after the other
-) -> plt.Figure:
-    "A point for each fold and a bar at the mean, models below each other, measures side by side."
-    models = list(table["model"].drop_duplicates())
-    colours = colours or {m: LINES[i % len(LINES)] for i, m in enumerate(models)}
-    size = 8, .38*len(models) + 1
-    fig, axs = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False)
-    for ax, (column, name) in zip(axs.flat, columns.items()):
-        _draw_folds(ax, table, column, colours)
-        ax.set(xlabel=name, ylim=(len(models) - .5, -.5))
-        ax.set_yticks(range(len(models)), models)
-    return fig

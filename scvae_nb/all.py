@@ -18,6 +18,7 @@ from .vsc import *
 from .evaluate import *
 from .groups import *
 from .report import *
+from .regression import *
 from .linear import *
 from .flows import *
 from .scvi import *
