@@ -64,16 +64,17 @@ class Rates(nn.Module):
         n_latent,     # S: programs beside the background
         n_genes,      # G
         start=None,   # (G,) mean of each gene, in any unit; None: all alike
-        spread=1.,    # standard deviation of the logits of the programs at the start
+        spread=.1,    # standard deviation of the logits of the programs at the start
         n_batches=1,  # batches of cells, where programs may be tilted
         ridge=0.,     # nats per squared tilt, shared out among all cells
     ):
         super().__init__()
         mean = torch.ones(n_genes) if start is None else start.clone()
-        base = (mean/mean.sum() + .1/n_genes/1000).log()              # (G,)
-        noise = torch.cat([torch.zeros(n_genes, 1), spread*torch.randn(n_genes, n_latent)], 1)
-        self.logits, self.ridge = nn.Parameter(base[:, None] + noise), ridge  # (G, S + 1)
-        self.tilt = nn.Parameter(torch.zeros(n_batches, *self.logits.shape)) if n_batches > 1 else None
+        base = (mean/mean.sum() + 1e-4/n_genes).log()                 # (G,)
+        self.register_buffer("base", base.log_softmax(0)[:, None])    # (G, 1), of the background
+        self.logits = nn.Parameter(self.base + spread*torch.randn(n_genes, n_latent))  # (G, S)
+        self.tilt = nn.Parameter(torch.zeros(n_batches, n_genes, n_latent + 1)) if n_batches > 1 else None
+        self.ridge = ridge
 
     @property
     def n_genes(self): return len(self.logits)
@@ -90,14 +91,17 @@ def mixture(self: Rates,
 @patch(as_prop=True)
 def programs(self: Rates):
     "B: the share of each gene in the background and in each program, (G, S + 1); columns sum to one."
-    return self.logits.softmax(0)
+    return self._all_logits().softmax(0)
+
+@patch
+def _all_logits(self: Rates): return torch.cat([self.base, self.logits], 1)   # (G, S + 1)
 
 # %% ../nbs/18_rates.ipynb #rat014
 @patch
 def _tables(self: Rates):
     "The programs in each batch, one batch below the other, (n_batches*G, S + 1)."
     if self.tilt is None: return self.programs
-    return (self.logits + self.tilt).softmax(1).flatten(0, 1)
+    return (self._all_logits() + self.tilt).softmax(1).flatten(0, 1)
 
 @patch
 def _in_batch(self: Rates, x, cell):

@@ -76,9 +76,9 @@ def readability(
     Z = check_latent(Z)
     y = as_labels(y, len(Z), "types").astype(str)
     types, n = np.unique(y, return_counts=True)
-    if len(types) < 2: raise ValueError(f"all cells are {types[0]!r}: give at least two types")
+    if len(types) < 2: raise ValueError(f"all cells are {str(types[0])!r}: give at least two types")
     if n.min() < 4:
-        raise ValueError(f"type {types[n.argmin()]!r} has {n.min()} cells: leave out types of fewer than 4")
+        raise ValueError(f"type {str(types[n.argmin()])!r} has {n.min()} cells: leave out types of fewer than 4")
     tables = {name: f(Z, y) for name, f in SIMILARITY.items()}
     rows = {(name, s): f(t) for name, t in tables.items() for s, f in READABLE.items()}
     return pd.Series(rows)
