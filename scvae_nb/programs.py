@@ -54,6 +54,19 @@ class ProgramPair(VAE):
         self.beta = self.full_beta*min(1., (epoch + 1)/length) if length else self.full_beta
 
 # %% ../nbs/35_programs.ipynb #prg009
+@patch
+@torch.no_grad
+def put_in_order(self: ProgramPair,
+    order,  # (S,) numbers of the programs as they are now
+):
+    "Number the programs anew, in encoder and likelihood."
+    for head in self.encoder.heads:
+        for p in head.parameters(): p.copy_(p[order])
+    likelihood = self.likelihood
+    likelihood.logits.copy_(likelihood.logits[:, order])
+    if likelihood.tilt is not None: likelihood.tilt[..., 1:] = likelihood.tilt[..., 1 + order]
+
+# %% ../nbs/35_programs.ipynb #prg011
 class GenePrograms(LatentModel):
     "A cell's molecules as a mixture of programs of genes that are on or off: spike and slab on rates that add up."
     reads_counts = True
@@ -82,14 +95,14 @@ class GenePrograms(LatentModel):
         self.lr, self.layer, self.device, self.precision = lr, layer, device, precision
         self.progress, self.random_state = progress, random_state
 
-# %% ../nbs/35_programs.ipynb #prg010
+# %% ../nbs/35_programs.ipynb #prg012
 _share = Interval(Real, 0, 1, closed="both")
 GenePrograms._parameter_constraints = TRAINING | dict(
     n_latent=[at_least(1)], beta=[NOT_NEGATIVE], alpha=[Interval(Real, 0, 1, closed="neither")],
     temperature=[POSITIVE], warmup=[_share], n_hidden=[at_least(1)], spread=[NOT_NEGATIVE],
     batch_key=[str, None], ridge=[NOT_NEGATIVE])
 
-# %% ../nbs/35_programs.ipynb #prg012
+# %% ../nbs/35_programs.ipynb #prg014
 @patch
 def build(self: GenePrograms, n_genes, start=None, shift=None):
     "A new, untrained pair."
@@ -101,7 +114,7 @@ def build(self: GenePrograms, n_genes, start=None, shift=None):
     posterior = partial(Amounts, alpha=self.alpha, temperature=self.temperature)
     return ProgramPair(encoder, posterior, likelihood, self.beta, self.warmup)
 
-# %% ../nbs/35_programs.ipynb #prg013
+# %% ../nbs/35_programs.ipynb #prg015
 @patch
 def fit(self: GenePrograms,
     X,                # counts: AnnData, sparse matrix, array or DataFrame, cells by genes
@@ -112,7 +125,9 @@ def fit(self: GenePrograms,
     self.learnt_ = {}
     super(GenePrograms, self).fit(X, y, checkpoint)
     used = (self.usage_probability(X) > .5).mean(0)
-    self.learnt_ |= dict(usage=used.tolist())
+    order = np.argsort(-used, kind="stable")
+    self.net_.put_in_order(torch.as_tensor(order))
+    self.learnt_ |= dict(usage=used[order].tolist())
     if not len(self.used_):
         warnings.warn(f"all {self.n_latent} programs are off in every cell, so cells differ in nothing: "
                       "lower beta, or raise max_epochs")
@@ -126,7 +141,7 @@ def _read(self: GenePrograms, X, reset=False):
     if not self.learnt_.get("batches"): return counts, None
     return sp.hstack([counts, self._batch_columns(X)], format="csr", dtype=counts.dtype), None
 
-# %% ../nbs/35_programs.ipynb #prg014
+# %% ../nbs/35_programs.ipynb #prg016
 @patch
 def _look_at(self: GenePrograms, counts, X):
     "Remember totals and batches. Raises ValueError: more programs than cells, a single batch."
@@ -141,7 +156,7 @@ def _look_at(self: GenePrograms, counts, X):
         raise ValueError(f"obs[{self.batch_key!r}] holds a single batch, {names[0]!r}: leave batch_key out")
     self.learnt_["batches"] = names
 
-# %% ../nbs/35_programs.ipynb #prg015
+# %% ../nbs/35_programs.ipynb #prg017
 @patch
 def _batch_labels(self: GenePrograms, X):
     "Name of each cell's batch, as text. Raises ValueError where there is none."
@@ -159,7 +174,7 @@ def _batch_columns(self: GenePrograms, X):
     numbers = [names.index(b) for b in labels]
     return sp.csr_matrix((np.ones(len(labels)), (np.arange(len(labels)), numbers)), (len(labels), len(names)))
 
-# %% ../nbs/35_programs.ipynb #prg017
+# %% ../nbs/35_programs.ipynb #prg019
 @patch
 def _describe(self: GenePrograms): return super(GenePrograms, self)._describe() | dict(learnt=self.learnt_)
 
@@ -168,7 +183,7 @@ def _revive(self: GenePrograms, about, weights):
     self.learnt_ = about["learnt"]
     return super(GenePrograms, self)._revive(about, weights)
 
-# %% ../nbs/35_programs.ipynb #prg019
+# %% ../nbs/35_programs.ipynb #prg021
 @patch
 def transform(self: GenePrograms,
     X,  # counts, cells by genes, as for `fit`
@@ -189,7 +204,7 @@ def usage_probability(self: GenePrograms,
     "Probability that each program is on in each cell."
     return self._by_batch(self._cells(X), lambda x: dict(on=self.net_.q(x).spike_probability))["on"]
 
-# %% ../nbs/35_programs.ipynb #prg020
+# %% ../nbs/35_programs.ipynb #prg022
 @patch
 def inverse_transform(self: GenePrograms,
     Z,  # (n, n_latent) shares of the programs, as `transform` gives them
@@ -201,7 +216,7 @@ def inverse_transform(self: GenePrograms,
     pi = torch.cat([1 - z.sum(1, keepdim=True), z], 1)                # (n, S + 1)
     with torch.no_grad(): return (pi @ self.net_.likelihood.programs.T).numpy()
 
-# %% ../nbs/35_programs.ipynb #prg022
+# %% ../nbs/35_programs.ipynb #prg024
 @patch
 def score(self: GenePrograms,
     X,       # counts, cells by genes, as for `fit`
@@ -223,7 +238,7 @@ def _bound_terms(self: GenePrograms, x):
     z, kl = q.sample()
     return dict(reconstruction=-self.net_.likelihood.log_prob(genes, z, cell), kl=kl.sum(1))
 
-# %% ../nbs/35_programs.ipynb #prg023
+# %% ../nbs/35_programs.ipynb #prg025
 @patch
 def sample(self: GenePrograms,
     n=1,                # cells to draw
@@ -239,7 +254,7 @@ def sample(self: GenePrograms,
     parts = [likelihood.sample(z[k], rng, Cell(log_library=totals[k])) for k in torch.arange(n).split(256)]
     return sp.vstack(parts, format="csr")
 
-# %% ../nbs/35_programs.ipynb #prg025
+# %% ../nbs/35_programs.ipynb #prg027
 @patch(as_prop=True)
 def programs_(self: GenePrograms):
     "Share of each gene in each program, (n_latent, n_genes); rows add up to one."
@@ -260,7 +275,7 @@ def _genes(self: GenePrograms):
     "Names of the genes, or their numbers as text."
     return np.asarray(getattr(self, "feature_names_in_", np.arange(self.n_features_in_).astype(str)))
 
-# %% ../nbs/35_programs.ipynb #prg026
+# %% ../nbs/35_programs.ipynb #prg028
 @patch
 def top_genes(self: GenePrograms,
     n=10,            # genes of each program
@@ -289,7 +304,7 @@ def _number(self: GenePrograms, program):
     if program - 1 in self.used_: return program - 1
     raise ValueError(f"P{program} has died: it is on in no cell to speak of, so its genes mean nothing; in use are {names}")
 
-# %% ../nbs/35_programs.ipynb #prg028
+# %% ../nbs/35_programs.ipynb #prg030
 @patch
 def name_programs(self: GenePrograms,
     markers,     # dict: name -> list of genes
@@ -310,7 +325,7 @@ def name_programs(self: GenePrograms,
     names = np.where(ranked[:, 0] >= least, best, "")
     return pd.DataFrame(dict(name=names, lift=ranked[:, 0], next_lift=second), [f"P{s + 1}" for s in self.used_])
 
-# %% ../nbs/35_programs.ipynb #prg030
+# %% ../nbs/35_programs.ipynb #prg032
 @patch
 def aligned(self: GenePrograms,
     adata,  # AnnData with counts, genes by name
@@ -332,7 +347,7 @@ def aligned(self: GenePrograms,
     if name is not None: out.layers[name] = out.X
     return out
 
-# %% ../nbs/35_programs.ipynb #prg032
+# %% ../nbs/35_programs.ipynb #prg034
 def usage_by_type(
     on,  # (n_cells, n_latent) probabilities that programs are on, from `usage_probability`
     y,   # (n_cells,) types
@@ -348,7 +363,7 @@ def _in_order(table, least=.005):
     table = table.loc[:, table.max() >= max(least, .05)]
     return table[sorted(table, key=lambda p: (table[p].argmax(), -table[p].max()))]
 
-# %% ../nbs/35_programs.ipynb #prg033
+# %% ../nbs/35_programs.ipynb #prg035
 @style()
 def plot_programs(
     on,          # (n_cells, n_latent) probabilities that programs are on
@@ -372,7 +387,7 @@ def _label(program, genes, names):
     first = [] if genes is None else genes[genes.program == program].gene.head(3).tolist()
     return "\n".join([program, *([name] if name else []), *first])
 
-# %% ../nbs/35_programs.ipynb #prg034
+# %% ../nbs/35_programs.ipynb #prg036
 @style()
 def plot_share(
     E,        # (n_cells, 2) picture, such as `tsne` of the shares
