@@ -25,4 +25,5 @@ from .flows import *
 from .scvi import *
 from .actinn import *
 from .programs import *
+from .recurring import *
 from .beyond import *

@@ -72,12 +72,12 @@ class GenePrograms(LatentModel):
     reads_counts = True
     def __init__(self,
         n_latent=20,         # programs, beside the background; those that nobody needs switch themselves off
-        beta=2.,             # weight of the KL
+        beta=3.,             # weight of the KL
         alpha=.1,            # prior probability that a program is on in a cell
         temperature=.5,      # of the relaxed switches in training
         warmup=0.,           # share of the epochs over which the KL grows to its weight
         n_hidden=128,        # units of the encoder
-        spread=.1,           # standard deviation of the programs' logits at the start
+        spread=.2,           # standard deviation of the programs' logits at the start
         batch_key=None,      # column of `obs` that names each cell's batch, which may tilt programs; None: one batch
         ridge=10.,           # nats per squared tilt, over all cells
         max_epochs=60,       # passes over the cells
@@ -306,6 +306,19 @@ def _number(self: GenePrograms, program):
 
 # %% ../nbs/35_programs.ipynb #prg030
 @patch
+def close(self: GenePrograms,
+    programs,  # numbers (from 0) of programs
+) -> LatentModel:
+    "Close programs, in place: they are off in every cell."
+    check_is_fitted(self)
+    switch = self.net_.encoder.heads[2]
+    with torch.no_grad():
+        switch.weight[programs], switch.bias[programs] = 0., -50.
+    self.learnt_["usage"] = [0. if s in set(programs) else u for s, u in enumerate(self.learnt_["usage"])]
+    return self
+
+# %% ../nbs/35_programs.ipynb #prg032
+@patch
 def name_programs(self: GenePrograms,
     markers,     # dict: name -> list of genes
     least=2.,    # lift that the markers must have, as a geometric mean
@@ -325,7 +338,7 @@ def name_programs(self: GenePrograms,
     names = np.where(ranked[:, 0] >= least, best, "")
     return pd.DataFrame(dict(name=names, lift=ranked[:, 0], next_lift=second), [f"P{s + 1}" for s in self.used_])
 
-# %% ../nbs/35_programs.ipynb #prg032
+# %% ../nbs/35_programs.ipynb #prg034
 @patch
 def aligned(self: GenePrograms,
     adata,  # AnnData with counts, genes by name
@@ -347,7 +360,7 @@ def aligned(self: GenePrograms,
     if name is not None: out.layers[name] = out.X
     return out
 
-# %% ../nbs/35_programs.ipynb #prg034
+# %% ../nbs/35_programs.ipynb #prg036
 def usage_by_type(
     on,  # (n_cells, n_latent) probabilities that programs are on, from `usage_probability`
     y,   # (n_cells,) types
@@ -363,7 +376,7 @@ def _in_order(table, least=.005):
     table = table.loc[:, table.max() >= max(least, .05)]
     return table[sorted(table, key=lambda p: (table[p].argmax(), -table[p].max()))]
 
-# %% ../nbs/35_programs.ipynb #prg035
+# %% ../nbs/35_programs.ipynb #prg037
 @style()
 def plot_programs(
     on,          # (n_cells, n_latent) probabilities that programs are on
@@ -387,7 +400,7 @@ def _label(program, genes, names):
     first = [] if genes is None else genes[genes.program == program].gene.head(3).tolist()
     return "\n".join([program, *([name] if name else []), *first])
 
-# %% ../nbs/35_programs.ipynb #prg036
+# %% ../nbs/35_programs.ipynb #prg038
 @style()
 def plot_share(
     E,        # (n_cells, 2) picture, such as `tsne` of the shares
