@@ -29,17 +29,20 @@ from .train import batches, seeded
 class ProgramEncoder(nn.Module):
     "Counts -> hidden units -> mean and log variance of the log amounts, and the logit of the switches."
     def __init__(self,
-        n_genes,     # G
-        n_latent,    # S
-        n_hidden=128,  # units
+        n_genes,          # G
+        n_latent,         # S
+        n_hidden=128,     # units
+        dropout_rate=.3,  # of the units, in training
     ):
         super().__init__()
         self.input, self.norm = SparseLinear(n_genes, n_hidden), BatchNorm(n_hidden)
         self.norm.momentum = .1                                       # few steps must do
+        self.dropout = nn.Dropout(dropout_rate)
         self.heads = nn.ModuleList(nn.Linear(n_hidden, n_latent) for _ in range(3))
 
     def forward(self, x, cell=None):                                  # (b, G)
-        h = torch.relu(self.norm(self.input(log1p(x))))               # (b, n_hidden)
+        h = self.norm(self.input(log1p(x)))                           # (b, n_hidden)
+        h = self.dropout(torch.relu(h))
         return [head(h) for head in self.heads]                       # three of (b, S)
 
 # %% ../nbs/35_programs.ipynb #prg007
@@ -73,11 +76,12 @@ class GenePrograms(LatentModel):
     def __init__(self,
         n_latent=20,         # programs, beside the background; those that nobody needs switch themselves off
         beta=3.,             # weight of the KL
-        alpha=.1,            # prior probability that a program is on in a cell
+        alpha=.05,           # prior probability that a program is on in a cell
         temperature=.5,      # of the relaxed switches in training
         warmup=0.,           # share of the epochs over which the KL grows to its weight
         n_hidden=128,        # units of the encoder
-        spread=.2,           # standard deviation of the programs' logits at the start
+        dropout_rate=.3,     # of these units, in training
+        spread=.3,           # standard deviation of the programs' logits at the start
         batch_key=None,      # column of `obs` that names each cell's batch, which may tilt programs; None: one batch
         ridge=10.,           # nats per squared tilt, over all cells
         max_epochs=60,       # passes over the cells
@@ -90,7 +94,7 @@ class GenePrograms(LatentModel):
         random_state=None,   # int for results that can be repeated
     ):
         self.n_latent, self.beta, self.alpha, self.temperature = n_latent, beta, alpha, temperature
-        self.warmup, self.n_hidden, self.spread = warmup, n_hidden, spread
+        self.warmup, self.n_hidden, self.dropout_rate, self.spread = warmup, n_hidden, dropout_rate, spread
         self.batch_key, self.ridge, self.max_epochs, self.batch_size = batch_key, ridge, max_epochs, batch_size
         self.lr, self.layer, self.device, self.precision = lr, layer, device, precision
         self.progress, self.random_state = progress, random_state
@@ -99,7 +103,8 @@ class GenePrograms(LatentModel):
 _share = Interval(Real, 0, 1, closed="both")
 GenePrograms._parameter_constraints = TRAINING | dict(
     n_latent=[at_least(1)], beta=[NOT_NEGATIVE], alpha=[Interval(Real, 0, 1, closed="neither")],
-    temperature=[POSITIVE], warmup=[_share], n_hidden=[at_least(1)], spread=[NOT_NEGATIVE],
+    temperature=[POSITIVE], warmup=[_share], n_hidden=[at_least(1)],
+    dropout_rate=[Interval(Real, 0, 1, closed="left")], spread=[NOT_NEGATIVE],
     batch_key=[str, None], ridge=[NOT_NEGATIVE])
 
 # %% ../nbs/35_programs.ipynb #prg014
@@ -108,7 +113,7 @@ def build(self: GenePrograms, n_genes, start=None, shift=None):
     "A new, untrained pair."
     learnt = getattr(self, "learnt_", {})
     n_batches = max(1, len(learnt.get("batches", [])))
-    encoder = ProgramEncoder(n_genes, self.n_latent, self.n_hidden)
+    encoder = ProgramEncoder(n_genes, self.n_latent, self.n_hidden, self.dropout_rate)
     ridge = self.ridge/max(1, learnt.get("cells", 1))
     likelihood = Rates(self.n_latent, n_genes, start, self.spread, n_batches, ridge)
     posterior = partial(Amounts, alpha=self.alpha, temperature=self.temperature)

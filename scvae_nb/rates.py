@@ -64,7 +64,7 @@ class Rates(nn.Module):
         n_latent,     # S: programs beside the background
         n_genes,      # G
         start=None,   # (G,) mean of each gene, in any unit; None: all alike
-        spread=.2,    # standard deviation of the logits of the programs at the start
+        spread=.3,    # standard deviation of the logits of the programs at the start
         n_batches=1,  # batches of cells, where programs may be tilted
         ridge=0.,     # nats per squared tilt, shared out among all cells
     ):
