@@ -12,13 +12,13 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, scipy.sparse as sp, 
 from torch import nn
 from anndata import AnnData
 from fastcore.basics import patch
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Real
 from sklearn.utils.validation import check_is_fitted
 from .checks import as_labels, check_labels
 from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least, listed
 from .layers import Cell, SparseLinear, log1p
-from .look import halo_text, heat, style, type_groups, type_ticks
+from .look import heat, style, type_groups, type_ticks
 from .pair import VAE
 from .rates import Amounts, Rates, log_rates
 from .scvi import BatchNorm
@@ -249,7 +249,7 @@ def sample(self: GenePrograms,
     n=1,                # cells to draw
     random_state=None,  # int, generator or None
 ) -> sp.csr_matrix:     # (n, n_genes) counts
-    "New cells: programs from their prior, totals as those of the cells of `fit`. Raises ValueError if `n` is below one."
+    "New cells: programs from their prior, totals as those of `fit`. Raises ValueError if `n` is below one."
     check_is_fitted(self)
     if n < 1: raise ValueError(f"n is {n}: draw at least one cell")
     rng, likelihood = check_random_state(random_state), self.net_.likelihood
@@ -307,7 +307,8 @@ def _number(self: GenePrograms, program):
     if not 1 <= program <= self.n_latent:
         raise ValueError(f"there is no program {program}: they are 1 to {self.n_latent}; in use are {names}")
     if program - 1 in self.used_: return program - 1
-    raise ValueError(f"P{program} has died: it is on in no cell to speak of, so its genes mean nothing; in use are {names}")
+    raise ValueError(f"P{program} has died: it is on in no cell to speak of, so its genes mean nothing; "
+                     f"in use are {names}")
 
 # %% ../nbs/35_programs.ipynb #prg030
 @patch
@@ -334,7 +335,9 @@ def name_programs(self: GenePrograms,
     missing = [g for genes in markers.values() for g in genes if g not in known]
     here = {name: [known[g] for g in genes if g in known] for name, genes in markers.items()}
     here = {name: genes for name, genes in here.items() if genes}
-    if not here: raise ValueError(f"none of the markers is a gene of the model ({listed(missing)}): are they spelt as its genes?")
+    if not here:
+        raise ValueError(f"none of the markers is a gene of the model ({listed(missing)}): "
+                         "are they spelt as its genes?")
     if missing: warnings.warn(f"{len(missing)} markers are not among the genes: {listed(missing)}")
     log_lift = np.log(self.programs_/self.background_)                # (S, G)
     means = pd.DataFrame({name: np.exp(log_lift[:, genes].mean(1)) for name, genes in here.items()}).iloc[self.used_]
@@ -354,9 +357,10 @@ def aligned(self: GenePrograms,
     where = adata.var_names.get_indexer(genes)
     missing = genes[where < 0].tolist()
     if len(missing) > len(genes)/2:
-        raise ValueError(f"{len(missing):,} of the model's {len(genes):,} genes are missing, such as {listed(missing)}: "
-                         "are the genes named as in the data it was fitted on?")
-    if missing: warnings.warn(f"{len(missing):,} genes of the model are missing and count as not seen: {listed(missing)}")
+        many = f"{len(missing):,} of the model's {len(genes):,} genes are missing"
+        raise ValueError(f"{many}, such as {listed(missing)}: are the genes named as in the data it was fitted on?")
+    if missing:
+        warnings.warn(f"{len(missing):,} genes of the model are missing and count as not seen: {listed(missing)}")
     name = self._counts_layer(adata)
     counts = sp.csc_matrix(adata.X if name is None else adata.layers[name])
     empty = sp.csc_matrix((adata.n_obs, 1), dtype=counts.dtype)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from .layers import CSRBatch, column_sums, per_cell, row_sums
 from .losses import kl_spike_slab
-from .posteriors import log_normal, log_spike_slab, log_variance, reparametrise
+from .posteriors import log_normal, reparametrise
 
 # %% ../nbs/18_rates.ipynb #rat005
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

@@ -87,8 +87,8 @@ def read_gmt(
         if not line.strip(): continue
         name, *rest = line.rstrip("\n").split("\t")
         if len(rest) < 2:
-            raise ValueError(f"{path}, line {k}: {line[:40]!r} is not a name, a description and genes with tabs between; "
-                             "is it a GMT file?")
+            raise ValueError(f"{path}, line {k}: {line[:40]!r} is not a name, a description and genes "
+                             "with tabs between; is it a GMT file?")
         if name in sets: raise ValueError(f"{path}, line {k}: the set {name!r} is there twice; rename one")
         sets[name] = list(dict.fromkeys(g.strip() for g in rest[1:] if g.strip()))
     if not sets: raise ValueError(f"{path} has no gene sets: is it a GMT file?")
@@ -108,8 +108,9 @@ def enrichment(
     kept = {name: s for name, s in here.items() if len(s) >= smallest}
     missing = sorted({g for s in sets.values() for g in s} - measured)
     if not kept:
-        raise ValueError(f"no gene set has {smallest} genes among the {len(measured):,} measured; {len(missing):,} genes of "
-                         f"the sets are not in the data: {listed(missing)}. Are they named as in the data?")
+        raise ValueError(f"no gene set has {smallest} genes among the {len(measured):,} measured; "
+                         f"{len(missing):,} genes of the sets are not in the data: "
+                         f"{listed(missing)}. Are they named as in the data?")
     rows = [_overlap(program, top, name, s, measured) for program, top in genes.items() for name, s in kept.items()]
     table = pd.DataFrame(rows).assign(fdr=lambda t: false_discovery_control(t.p)).sort_values("p", ignore_index=True)
     table.attrs |= dict(missing=missing, too_small=sorted(set(sets) - set(kept)))

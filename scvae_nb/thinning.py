@@ -15,7 +15,7 @@ def thin(
     share=.9,        # of the molecules that go to the first heap
     random_state=0,  # seed
 ) -> tuple:          # two CSR matrices of counts, whose sum is X
-    "Split the molecules of each cell into two heaps. Raises ValueError for other than counts, or a share not in (0, 1)."
+    "Split each cell's molecules into two heaps. Raises ValueError for other than counts, or a share not in (0, 1)."
     if not 0 < share < 1: raise ValueError(f"share is {share}: give a number between 0 and 1")
     counts = sp.csr_matrix(check_counts(X)).copy()
     kept, rng = counts.copy(), np.random.default_rng(random_state)
@@ -27,7 +27,7 @@ def thin(
 # %% ../nbs/26_thinning.ipynb #thi006
 def nats_per_molecule(
     rest,               # (n_cells, n_genes) CSR counts to be scored
-    shares,             # function of a slice of cells -> (k, n_genes) shares of the genes; or the matrix (n_cells, n_genes)
+    shares,             # (n_cells, n_genes) shares of the genes, or a function of a slice of cells that gives them
     cells_at_once=256,  # so that the matrix need not be in memory
     floor=1e-12,        # a share is at least this
 ) -> float:

@@ -48,7 +48,8 @@ def test_bad_input_at_the_command_line(tmp_path, capsys):
 
 def test_a_program_that_dies_is_named():
     with pytest.warns(UserWarning, match='all 3 programs are off in every cell'):
-        model = GenePrograms(3, beta=1e4, max_epochs=20, batch_size=20, progress=False, random_state=0).fit(as_anndata())
+        model = GenePrograms(3, beta=1e4, max_epochs=20, batch_size=20, progress=False, random_state=0)
+        model.fit(as_anndata())
     with pytest.raises(ValueError, match='P2 has died: it is on in no cell'): model.top_genes(program=2)
     assert len(model.top_genes()) == 0
 
