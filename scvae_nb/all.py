@@ -8,6 +8,7 @@ from .layers import *
 from .losses import *
 from .posteriors import *
 from .likelihoods import *
+from .rates import *
 from .train import *
 from .pair import *
 from .estimator import *
@@ -17,10 +18,14 @@ from .vae import *
 from .vsc import *
 from .evaluate import *
 from .groups import *
+from .thinning import *
+from .readable import *
 from .report import *
 from .regression import *
 from .linear import *
 from .flows import *
 from .scvi import *
 from .actinn import *
+from .programs import *
+from .recurring import *
 from .beyond import *

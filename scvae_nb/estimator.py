@@ -737,5 +737,6 @@ for spec in (
     Spec("lvae", "scvae_nb.linear:LinearVAE", "linear VAE"),
     Spec("flow", "scvae_nb.flows:FlowVAE", "β-VAE, 8 flows"),
     Spec("scvi", "scvae_nb.scvi:SCVI", "scVI"),
+    Spec("programs", "scvae_nb.programs:GenePrograms", "gene programs"),
     Spec("actinn", "scvae_nb.actinn:ACTINN", "ACTINN", classifies=True),
 ): register(spec)
