@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anndata as ad, h5py, numpy as np, pandas as pd, scipy.sparse as sp
-from scipy.io import mmread
-
 from .checks import DataError, as_csr, as_matrix, check_matrix, first_text, kind_of, layer_of, tell
 from .guards import about, check_hdf5, check_sparse, csr_of, is_gzip, opened, reading, scan, unpack
 
@@ -101,18 +99,20 @@ def read_names(path):
     return table.apply(without_quotes)
 
 # %% ../nbs/02_files.ipynb #f023
-def mtx_size(path):
-    "Rows and columns that a Matrix Market file announces; raises `DataError`"
-    with opened(path) as f:
-        first = f.readline(1000).lower().split()
-        if first[:2] != [b"%%matrixmarket", b"matrix"]:
-            raise DataError(f"{path}: it does not begin with %%MatrixMarket matrix, as such a file does. "
-                            "Fetch or export it again.")
-        if b"complex" in first: raise DataError(f"{path}: its numbers are complex. Give the file with the counts.")
-        line = next((line for line in f if line.strip() and not line.startswith(b"%")), b"")
-    with reading(path, "a Matrix Market file"): size = [int(n) for n in line.split()]
-    if len(size) in (2, 3): return tuple(size[:2])
-    raise DataError(f"{path}: there is no line with its numbers of rows and columns. Fetch or export it again.")
+MTX_HEAD = re.compile(rb"%%matrixmarket\s+matrix\s+coordinate\s+(integer|unsigned-integer|real|double)\s+general\s*",
+                      re.I)
+
+
+def read_mtx_head(path, f):
+    "Rows, columns and entries that the Matrix Market file `f` announces; it is read so far. Raises `DataError`"
+    first = f.readline(1000)
+    if not MTX_HEAD.fullmatch(first):
+        raise DataError(f"{path}: it begins with {first[:60].decode(errors='replace').strip()!r}, and should with "
+                        "'%%MatrixMarket matrix coordinate integer general' (or real). Fetch or export it again.")
+    line = next((line for line in f if line.strip() and not line.startswith(b"%")), b"").split()
+    if len(line) == 3 and all(re.fullmatch(rb"\d{1,18}", n) for n in line): return tuple(map(int, line))
+    raise DataError(f"{path}: there is no line with its numbers of rows, columns and entries. "
+                    "Fetch or export it again.")
 
 
 def is_upright(mtx, size, genes, cells):
@@ -123,6 +123,40 @@ def is_upright(mtx, size, genes, cells):
     wrong = (features, n_genes, size[0], "rows") if size[1] == n_cells else (barcodes, n_cells, size[1], "columns")
     raise DataError("{}: {:,} names, but {} has {:,} {}. The files belong to different runs, or one is cut short: "
                     "fetch them again.".format(*wrong[:2], mtx.name, *wrong[2:]))
+
+# %% ../nbs/02_files.ipynb #f028
+ENTRY = re.compile(rb"\s*\d+\s+\d+\s+[-+]?(\d+\.?\d*([eE][-+]?\d+)?|\.\d+|nan|inf)\s*", re.I)
+
+
+def entry_fault(path):
+    "The `DataError` for the first line of a Matrix Market file that is no entry"
+    with opened(path) as f:
+        lines = [(n, line) for n, line in enumerate(f, 1) if line.strip() and not line.startswith(b"%")]
+    n, line = next(((n, line) for n, line in lines[1:] if not ENTRY.fullmatch(line)), (0, b""))
+    return DataError(f"{path}: line {n:,}, {line[:60].decode(errors='replace').strip()!r}, is not a row, a column and "
+                     "a number. Fetch or export it again.")
+
+
+def read_entries(path, f):
+    "Row, column and value of each entry in the rest of the Matrix Market file `f`; raises `DataError`"
+    how = dict(sep=r"\s+", header=None, quoting=csv.QUOTE_NONE, dtype={0: np.int64, 1: np.int64, 2: np.float64})
+    try: entries = pd.read_csv(f, **how)
+    except pd.errors.EmptyDataError: entries = pd.DataFrame(np.empty((0, 3)))
+    except ValueError as e: raise entry_fault(path) from e
+    if entries.shape[1] != 3: raise entry_fault(path)
+    return [entries[k].to_numpy() for k in range(3)]
+
+# %% ../nbs/02_files.ipynb #f029
+def coo_of(path, size, n, row, column, value):
+    "The sparse matrix of these entries, float32, which should be `n`; raises `DataError`"
+    if len(value) != n:
+        raise DataError(f"{path}: it announces {n:,} entries and holds {len(value):,}. It was cut short or changed: "
+                        "fetch or export it again.")
+    for place, end, what in ((row, size[0], "row"), (column, size[1], "column")):
+        wrong = (place < 1) | (place > end)
+        if wrong.any(): raise DataError(f"{path}: an entry is in {what} {place[wrong][0]:,} of {end:,}. "
+                                        "Fetch or export it again.")
+    with np.errstate(over="ignore"): return sp.coo_matrix((value.astype(np.float32), (row - 1, column - 1)), shape=size)
 
 # %% ../nbs/02_files.ipynb #c019
 def frame_of(names):
@@ -141,10 +175,11 @@ def read_10x(mtx):
     barcodes, features = find_part(mtx, "barcodes"), find_part(mtx, "features")
     obs, var = read_names(barcodes), read_names(features)
     scan(mtx)
-    upright = is_upright(mtx, mtx_size(mtx), (features, len(var)), (barcodes, len(obs)))
     with reading(mtx, "a Matrix Market file"), opened(mtx) as f:
-        M = mmread(f)
-        X = sp.csr_matrix(M.T if upright else M, dtype=np.float32)  # (cells, genes)
+        *size, n = read_mtx_head(mtx, f)
+        upright = is_upright(mtx, tuple(size), (features, len(var)), (barcodes, len(obs)))
+        M = coo_of(mtx, size, n, *read_entries(mtx, f))
+        X = sp.csr_matrix(M.T if upright else M)  # (cells, genes)
     symbols = var[min(1, var.shape[1] - 1)]
     frame = gene_frame(var[0], symbols, var[2] if var.shape[1] > 2 else None)
     return ad.AnnData(X, obs=frame_of(obs[0]), var=frame)

@@ -39,7 +39,10 @@ def remedy_for(e):
 def reading(path, what):
     "Whatever a reader of `path` complains about becomes a `DataError` that names the file and the remedy"
     try: yield
-    except (DataError, MemoryError): raise
+    except DataError: raise
+    except MemoryError as e:
+        raise DataError(f"{path}: there is not enough memory to read it as {what} ({e or 'no more is known'}). "
+                        "If it is whole, read it on a larger machine, or make a file of fewer cells.") from e
     except Exception as e:  # a damaged file can make a reader stumble in any way
         why = f"{type(e).__name__}: {(str(e).strip() or 'no more is known').splitlines()[0].rstrip('.:')}"
         raise DataError(f"{path}: cannot be read as {what} ({why}). {remedy_for(e)}") from e
@@ -204,26 +207,26 @@ def faults_of(data, indices, indptr, shape):
         yield f"indices go from {indices.min():,} to {indices.max():,}, and there are {m:,} columns"
 
 # %% ../nbs/01_guards.ipynb #g031
-def check_parts(data, indices, indptr, shape, what="the matrix"):
+def check_parts(data, indices, indptr, shape):
     "Raise a `DataError` unless the parts of a CSR matrix of this `shape` go together"
+    if data.ndim != 1 or data.dtype.kind not in "biuf":
+        raise DataError(f"data is an array of {data.dtype} with shape {data.shape}, not a list of numbers. "
+                        "Fetch or export the file again.")
+    indices, indptr = whole_numbers(indices, "indices"), whole_numbers(indptr, "indptr")
     fault = next(faults_of(data, indices, indptr, shape), None)
-    if fault: raise DataError(f"{what} is damaged: {fault}. Fetch or export the file again.")
+    if fault: raise DataError(f"the matrix is damaged: {fault}. Fetch or export the file again.")
 
 
 def csr_of(data, indices, indptr, shape):
     "The CSR matrix of these parts, float32 (n, m); raises `DataError` unless they go together"
-    indices, indptr = whole_numbers(indices, "indices"), whole_numbers(indptr, "indptr")
-    if data.ndim != 1 or data.dtype.kind not in "iuf":
-        raise DataError(f"data is an array of {data.dtype} with shape {data.shape}, not a list of numbers. "
-                        "Fetch or export the file again.")
     check_parts(data, indices, indptr, shape)
     with np.errstate(over="ignore"): return sp.csr_matrix((data.astype(np.float32), indices, indptr), shape=shape)
 
 # %% ../nbs/01_guards.ipynb #g032
-def check_sparse(M, what):
-    "Raise a `DataError` unless the parts of `M`, if it is compressed and sparse, go together"
+def check_sparse(M, name):
+    "Raise a `DataError` that has the `name` of `M` unless its parts, if it is compressed and sparse, go together"
     if not sp.issparse(M) or M.format not in ("csr", "csc"): return
-    check_parts(M.data, M.indices, M.indptr, M.shape if M.format == "csr" else M.shape[::-1], what)
+    with about(name): check_parts(M.data, M.indices, M.indptr, M.shape if M.format == "csr" else M.shape[::-1])
 
 # %% ../nbs/01_guards.ipynb #g035
 def touch(get, default=None):
