@@ -105,6 +105,15 @@ def _positive(X):
     return cells[keep], genes[keep], counts[keep], [0, *ends.tolist()]
 
 # %% ../nbs/13_likelihoods.ipynb #c013
+def _far_gammas(x, r):
+    "As `_gammas` where x + theta is large: from double precision, and from a series where that will not do."
+    k, log_theta = x.double(), r.double()
+    theta = log_theta.exp()
+    pairs = k*(k - 1)/(2*theta)
+    value = torch.where(theta > 1e9, k*log_theta + pairs, torch.lgamma(k + theta) - torch.lgamma(theta))
+    slope = torch.where(theta > 1e9, k - pairs, theta*(torch.digamma(k + theta) - torch.digamma(theta)))
+    return (value - torch.lgamma(k + 1)).to(x), slope.to(x)
+
 def _gammas(x, r, learn):
     "log(Gamma(x + theta)/(Gamma(theta) x!)) of counts (nnz,), and its slope in r = log(theta)."
     value, slope = r.clone(), torch.ones_like(x)  # at a count of one: log(theta), and 1
@@ -112,6 +121,8 @@ def _gammas(x, r, learn):
     k, theta = x[more], r[more].exp()
     value[more] = torch.lgamma(k + theta) - torch.lgamma(theta) - torch.lgamma(k + 1)
     if learn: slope[more] = theta*(torch.digamma(k + theta) - torch.digamma(theta))
+    far = more[k + theta > 100]
+    value[far], slope[far] = _far_gammas(x[far], r[far])
     return value, slope
 
 # %% ../nbs/13_likelihoods.ipynb #c017
@@ -166,7 +177,8 @@ class _Counts(torch.autograd.Function):
     def forward(ctx, h, W, c, V, e, r, ell, X, learn):  # (b, H), (G, H), (G,), (G, H), (G,), (G,), (b,), (b, G)
         i, j, x, start = _positive(X)
         a, d = torch.addmm(c, h, W.T), None if V is None else torch.addmm(e, h, V.T)  # (b, G)
-        theta, dr = r.exp(), torch.empty_like(a) if learn else None
+        theta = r.exp().clamp_max(1e18)                 # beyond, single precision sees no difference to a Poisson
+        dr = torch.empty_like(a) if learn else None
         rising, slope = _gammas(x, r[j], learn)
         out, step = [], 1 + 220_000//X.shape[1]         # 16 cells of 13,714 genes
         for lo in range(0, len(h), step):
