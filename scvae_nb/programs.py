@@ -395,7 +395,7 @@ def plot_programs(
 ) -> plt.Figure:
     "In what share of the cells of each type is each program on, in per cent."
     groups, table = type_groups(y), _in_order(usage_by_type(on, y))
-    fig, ax = plt.subplots(figsize=(2.2 + .75*table.shape[1], 1.6 + .42*len(table)))
+    fig, ax = plt.subplots(figsize=(2.2 + 1.05*table.shape[1], 1.6 + .42*len(table)))
     heat(ax, table.to_numpy(), [[f"{100*v:.0f}" if v >= .005 else "" for v in row] for row in table.to_numpy()])
     type_ticks(ax, groups)
     ax.set_xticks(range(table.shape[1]), [_label(p, genes, names) for p in table], size=8)
