@@ -45,6 +45,7 @@ def _run_light(key, est, adata, seed):
     run.estimator = None
     return run
 
+# %% ../nbs/36_beyond.ipynb #b012s
 def scoreboard(
     adata,      # log values, obs["cell_type"]; counts in layers["counts"] for scVI
     models,     # key -> estimator, as `contenders` gives them

@@ -248,7 +248,7 @@ def share_whole(M):
     "Share of the values of a sparse matrix that are whole, up to a hundredth"
     return (np.abs(M.data - np.rint(M.data)) < .01).mean() if M.nnz else 0.
 
-
+# %% ../nbs/00_checks.ipynb #ckk012s
 def are_logs(M):
     "Do the values of a sparse matrix carry a mark of logarithms, to any of the bases?"
     undone = [unlogged(M, base) for base in BASES]

@@ -123,6 +123,7 @@ PAGE = """<!doctype html>
 <meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>{css}</style>{library}</head><body>{body}</body></html>"""
 
+# %% ../nbs/41_cli.ipynb #c031s
 def page(nb, bib) -> str:
     "A self-contained HTML page of an executed notebook. Raises RuntimeError where Pandoc cannot make one."
     numbers = number_labels(nb)
@@ -226,6 +227,7 @@ def parser_of(command) -> ArgumentParser:
     for name, about in option_names(command).items(): _add_option(parser, name, about)
     return parser
 
+# %% ../nbs/41_cli.ipynb #cm007s
 def hyphens(arg) -> str:
     "An option with hyphens in its name: --max_epochs=3 becomes --max-epochs=3."
     name, equals, value = arg.partition("=")
@@ -541,6 +543,7 @@ def _picture(figure):
     if figure.lower().endswith(endings): return _place(figure, "the picture")
     raise ValueError(f"figure={figure!r}: a picture ends in {', '.join(endings)}")
 
+# %% ../nbs/41_cli.ipynb #em008s
 def _h5ad(out):
     "Where cells go. Raises ValueError for a folder, or another ending."
     out = _place(out, "the cells")

@@ -99,7 +99,7 @@ def types_lost(before, after, labels):
     gone = (n - left.reindex(n.index, fill_value=0))[lambda lost: lost >= n / 2]
     return [f"{t} ({lost:,} of {n[t]:,})" for t, lost in gone.items()]
 
-
+# %% ../nbs/03_data.ipynb #dqc001s
 def tell_losses(before, after, labels):
     "Tell it if quality control took half of the cells, or half of the cells of a type"
     lost = types_lost(before, after, labels) if labels in before.obs else []

@@ -94,6 +94,7 @@ def at_least(n):
     "Whole numbers from `n` on."
     return Interval(Integral, n, None, closed="left")
 
+# %% ../nbs/16_estimator.ipynb #est009s
 POSITIVE, NOT_NEGATIVE = Interval(Real, 0, None, closed="neither"), Interval(Real, 0, None, closed="left")
 
 TRAINING = dict(                                # settings of everything that is trained
@@ -215,6 +216,7 @@ def _checked_new(self: LatentModel, X):
     if self._can_scale(M, kind): return M
     return check_log(X, min_cells=1, kind="log values" if kind == "unknown" else None)
 
+# %% ../nbs/16_estimator.ipynb #esg003s
 @patch
 def _can_scale(self: LatentModel, M, kind):
     "Whether these are counts that can be brought to the total of the training cells."
@@ -409,6 +411,7 @@ def _by_batch(self: LatentModel, M, f):
     with torch.no_grad(): rows = [f(xb) for xb in batches(M, self.cells_at_once, dtype=dtype)]
     return {k: torch.cat([r[k] for r in rows]).numpy() for k in rows[0]}
 
+# %% ../nbs/16_estimator.ipynb #est028s
 @patch
 def _latent(self: LatentModel, X):
     "The latent of each cell as an array, whatever `set_output` says."
@@ -556,6 +559,7 @@ def to_torch(self: LatentModel) -> VAE:
     check_is_fitted(self)
     return deepcopy(self.net_)
 
+# %% ../nbs/16_estimator.ipynb #est046s
 @patch
 def batch(self: LatentModel,
     X,  # AnnData, sparse matrix, array or DataFrame: cells by genes
@@ -717,6 +721,7 @@ def register(
     "Make a model known to the command line, the tables and `load`."
     MODELS[spec.key] = spec
 
+# %% ../nbs/16_estimator.ipynb #spc000s
 def spec_of(
     estimator,  # of any class
 ) -> Spec:

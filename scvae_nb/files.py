@@ -19,7 +19,7 @@ MATRIX = re.compile(r"(.*?)(matrix)?\.mtx(\.gz)?", re.I)
 ROLES = {"barcodes": re.compile(r"(.*?)barcodes?\.(tsv|txt)(\.gz)?", re.I),
          "features": re.compile(r"(.*?)(features?|genes?)\.(tsv|txt)(\.gz)?", re.I)}
 
-
+# %% ../nbs/02_files.ipynb #f013s
 def begins(path, form):
     "What stands in the name of `path` before a part of this `form`, or None if its name is of another form"
     match = form.fullmatch(path.name)
@@ -40,7 +40,7 @@ def is_other(path):
     "Can a file hold all of a sample by itself, without being one of 10x's three?"
     return path.name.lower().endswith(OTHERS) and all(begins(path, form) is None for form in ROLES.values())
 
-
+# %% ../nbs/02_files.ipynb #f016s
 def samples_in(folder):
     "Name and file of each sample in or below `folder`"
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
@@ -89,7 +89,7 @@ def without_quotes(column):
     quoted = column.str.len().ge(2) & column.str.startswith('"') & column.str.endswith('"')
     return column.str[1:-1] if quoted.all() else column
 
-
+# %% ../nbs/02_files.ipynb #c017s
 def read_names(path):
     "Table of the names in `path`; raises `DataError`"
     encoding = scan(path)
@@ -189,7 +189,7 @@ def goes_with(head, row):
     "Do the fields of the first line and of the second go together?"
     return len(row) > 1 and len(head) in (len(row), len(row) - 1)
 
-
+# %% ../nbs/02_files.ipynb #f030s
 def fields(line, sep):
     "The fields of a line of a table"
     return next(csv.reader([line.rstrip("\r\n")], delimiter=sep), [])
@@ -370,7 +370,7 @@ def groups_10x(f):
     "The groups of an HDF5 file that hold barcodes, by name"
     return {k: f[k] for k in f if isinstance(f[k], h5py.Group) and "barcodes" in f[k]}
 
-
+# %% ../nbs/02_files.ipynb #f050s
 def read_10x_h5(path, genome=None):
     "AnnData of an HDF5 file that Cell Ranger wrote; raises `DataError`"
     with reading(path, "a 10x .h5 file"), h5py.File(path, "r") as f:
@@ -408,7 +408,7 @@ def rename_reserved(frame):
     if not same: frame["index_"] = frame["_index"]
     frame.drop(columns="_index", inplace=True)
 
-
+# %% ../nbs/02_files.ipynb #f055s
 def ready(adata, path, layer=None, raw=False):
     "An AnnData that was read from `path`, with all that is sparse checked and the matrix that is meant in `X`"
     with about(path):
@@ -608,7 +608,7 @@ def read_any(path, **options):
         raise DataError(f"{path}: {name}={options[name]!r} does not belong to such a file. Leave it out.")
     return reader(path, **options)
 
-
+# %% ../nbs/02_files.ipynb #f075s
 def read_folder(folder, sample=None, **options):
     "AnnData of the one sample in a folder, or of that which `sample` names; raises `DataError`"
     return read_any(find_sample(folder, sample), **options)

@@ -116,6 +116,7 @@ def _log_means(shares, n_cells, pseudocount):
     log_share = torch.log2(shares + pseudocount)
     return log_share.mean(0).numpy(), log_share.var(0, correction=0).numpy()*(n_cells + 1)/(n_cells - 1)
 
+# %% ../nbs/25_groups.ipynb #gd1003s
 def _p_values(one, two, n_cells, delta):
     "Probability, of a change of `delta` at most, to look as large as it does (McCarthy & Smyth 2009), (G,)."
     (mean1, var1), (mean2, var2) = one, two

@@ -106,7 +106,7 @@ def check_zeros(path, piece, start):
     raise DataError(f"{path}: byte {start + at:,} is zero, which text never holds. It was damaged, or is no text, or "
                     "UTF-16 without a mark: fetch or export it again, as UTF-8.")
 
-
+# %% ../nbs/01_guards.ipynb #g018s
 def line_lengths(length, piece):
     "The longest line so far seen to its end or not, and the length of the last, after `length` bytes and a `piece`"
     first, last = piece.find(b"\n"), piece.rfind(b"\n")
@@ -216,7 +216,7 @@ def check_parts(data, indices, indptr, shape):
     fault = next(faults_of(data, indices, indptr, shape), None)
     if fault: raise DataError(f"the matrix is damaged: {fault}. Fetch or export the file again.")
 
-
+# %% ../nbs/01_guards.ipynb #g031s
 def csr_of(data, indices, indptr, shape):
     "The CSR matrix of these parts, float32 (n, m); raises `DataError` unless they go together"
     check_parts(data, indices, indptr, shape)

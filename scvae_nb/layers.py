@@ -54,6 +54,7 @@ def rows(self: CSRBatch) -> torch.Tensor:  # (nnz,)
     cells = torch.arange(len(self), device=self.data.device, dtype=self.indices.dtype)
     return torch.repeat_interleave(cells, self.indptr.diff(), output_size=len(self.data))
 
+# %% ../nbs/10_layers.ipynb #lay002s
 @patch
 def to_dense(self: CSRBatch) -> torch.Tensor:  # (b, G)
     "All values, zeros too."
@@ -243,6 +244,7 @@ class _SpMM(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g): return column_sums(ctx.X, g.contiguous()), None  # (G, H)
 
+# %% ../nbs/10_layers.ipynb #c022s
 def spmm(
     X,  # `CSRBatch` or dense tensor (b, G)
     W,  # (G, H)
@@ -284,6 +286,7 @@ def output_head(
     widths = (n_in,) if head_hidden is None else (n_in, head_hidden)
     return nn.Sequential(*mlp(widths), nn.Linear(widths[-1], n_out))
 
+# %% ../nbs/10_layers.ipynb #lar005s
 def log1p(x):  # `CSRBatch` or tensor of counts
     "log(1 + x): zeros stay zeros."
     return x.map(torch.log1p) if isinstance(x, CSRBatch) else x.log1p()

@@ -43,6 +43,7 @@ def noise(self: GaussianGenes):
     weight = self.decoder.weight
     return weight.new_full((1,), .5) if self.log_noise is None else self.log_noise.exp()
 
+# %% ../nbs/13_likelihoods.ipynb #gau006s
 @patch
 def squared_error(self: GaussianGenes, x, z):
     "Squared error of each cell, (b,), summed over genes."
@@ -60,6 +61,7 @@ def _weight(self: GaussianGenes):
     "What a gene is multiplied by so that its squared error counts as at noise one half, (1,) or (G,)."
     return torch.exp(-self.log_noise/2)/2**.5
 
+# %% ../nbs/13_likelihoods.ipynb #gau008s
 @patch
 def _weighted_error(self: GaussianGenes, x, z):
     r, W = self._weight, self.decoder.weight
@@ -80,6 +82,7 @@ def expected_misfit(self: GaussianGenes, x, q):
     spread = q.logvar.exp() @ loadings.square().sum(0)                # (b,)
     return self._weighted_error(x, q.mean) + spread + self._noise_cost()
 
+# %% ../nbs/13_likelihoods.ipynb #gau012s
 @patch
 def sample(self: GaussianGenes, z, rng, cell=None):
     "Cells drawn at random, (b, G)."

@@ -167,6 +167,7 @@ def _arguments(self: LinearGaussian, X):
     mu = self.mean_ - (0 if shift is None else _numbers(shift))
     return M.astype(np.float64), self.loadings_, mu, np.broadcast_to(self.noise_variance_, mu.shape)
 
+# %% ../nbs/30_linear.ipynb #lia006s
 @patch
 def exact_posterior(self: LinearGaussian,
     X,  # cells by genes, as for `fit`

@@ -37,6 +37,7 @@ def style():
     try: yield
     finally: plt.rcParams.update(before)
 
+# %% ../nbs/01_look.ipynb #c007s
 def _sharp():
     "In a notebook, figures at twice the pixels: a screen shows them sharp, and at the same size."
     shell = get_ipython()
@@ -57,6 +58,7 @@ SPARE = [COLOURS[t] for t in (
     "Memory CD4 T", "CD14+ Mono", "B", "NK", "DC", "Platelet", "Naive CD4 T", "FCGR3A+ Mono",
     "CD4+/CD25 T Reg", "CD8 T", "CD8+/CD45RA+ Naive Cytotoxic", "CD34+")]
 
+# %% ../nbs/01_look.ipynb #c012s
 def palette(
     types,  # type names, or the labels of all cells
 ) -> dict:  # type -> colour "#RRGGBB", in the order in which types are drawn
@@ -119,6 +121,7 @@ def halo_text(ax, x, y, text, **kw):
     rim = effects.withStroke(linewidth=3, foreground="w")
     return ax.text(x, y, plain(text), ha="center", va="center", path_effects=[rim], **kw)
 
+# %% ../nbs/01_look.ipynb #c037s
 def label_lowest(axs, n, label):
     "Numbers and a label below the lowest panel of each column, for `n` panels; the rest of the grid is hidden."
     for i, ax in enumerate(axs.flat):

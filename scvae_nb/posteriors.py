@@ -59,6 +59,7 @@ def log_normal(
     logvar = torch.as_tensor(logvar, dtype=z.dtype)
     return -.5*(math.log(2*math.pi) + logvar + (z - mean)**2*torch.exp(-logvar))
 
+# %% ../nbs/12_posteriors.ipynb #pos011s
 def log_variance(
     spread,      # (b, L) what the second head says
     sigma_head,  # which is "log_sd" or "log_var"
@@ -213,6 +214,7 @@ POSTERIORS = dict(
     spike_slab="scvae_nb.posteriors:SpikeSlab",
     flow="scvae_nb.flows:Flow")
 
+# %% ../nbs/12_posteriors.ipynb #pos030s
 def imported(
     place,  # "module:name"
 ):

@@ -380,6 +380,7 @@ def usage_by_type(
     rows = {t: (on[y == t] > .5).mean(0) for t in types}
     return pd.DataFrame(rows, [f"P{s + 1}" for s in range(on.shape[1])]).T
 
+# %% ../nbs/35_programs.ipynb #prg036s
 def _in_order(table, least=.005):
     "Columns that some type has, by the type that has them most."
     table = table.loc[:, table.max() >= max(least, .05)]

@@ -88,6 +88,7 @@ def mixture(self: Rates,
     amounts = F.pad(z, (1, 0), value=1.)
     return amounts/amounts.sum(1, keepdim=True)
 
+# %% ../nbs/18_rates.ipynb #rat012s
 @patch(as_prop=True)
 def programs(self: Rates):
     "B: the share of each gene in the background and in each program, (G, S + 1); columns sum to one."

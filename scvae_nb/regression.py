@@ -312,6 +312,7 @@ def _describe(self: GaussianMLP):
     targets["one_target"] = self.one_target_
     return super(GaussianMLP, self)._describe() | targets | dict(means=self._means.tolist())
 
+# %% ../nbs/29_regression.ipynb #reg059s
 @patch
 def _rebuild(self: GaussianMLP, about):
     self.center_, self.scale_ = np.array(about["center"]), np.array(about["scale"])

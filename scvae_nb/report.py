@@ -62,6 +62,7 @@ def _part(options, names):
     "Those of the options that have these names."
     return {k: v for k, v in options.items() if k in names}
 
+# %% ../nbs/24_report.ipynb #rd002s
 def _refuse_limits(how, kind):
     "Raise `DataError` where limits are named for values that are no counts."
     for name, value in _part(how, OWN_LIMITS).items():

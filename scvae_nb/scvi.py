@@ -392,12 +392,17 @@ def map(self: SCVI,
     n_known = len(model.net_.names)
     model.net_.add_batches(new, np.zeros((len(new), 2)))
     model.encode_covariates = True
-    M, G = model._cells(X), model.n_features_in_
+    return model._learn_batches(X, new, n_known, max_epochs, lr)
+
+@patch
+def _learn_batches(self: SCVI, X, new, n_known, max_epochs, lr):
+    "Learn the rows of batches that have just been added. Raises ValueError: one of one cell."
+    M, G = self._cells(X), self.n_features_in_
     s = M[:, G:].indices - n_known                                    # (n_cells,), below zero: a known batch
-    model._check_batch_sizes(X, s, new)
-    model.net_.library.prior[n_known:] = torch.as_tensor(_library_prior(M[:, :G], s, new))
-    model._learn_rows(M[s >= 0], len(new), max_epochs, lr)
-    return model
+    self._check_batch_sizes(X, s, new)
+    self.net_.library.prior[n_known:] = torch.as_tensor(_library_prior(M[:, :G], s, new))
+    self._learn_rows(M[s >= 0], len(new), max_epochs, lr)
+    return self
 
 # %% ../nbs/32_scvi.ipynb #mp005
 @patch
@@ -443,6 +448,7 @@ def _bound_terms(self: SCVI, x):
     "Reconstruction and KL of each cell of a batch, (b,) each; of the library size too, where it is latent."
     return self.net_.cell_terms(x)
 
+# %% ../nbs/32_scvi.ipynb #c074s
 @patch
 def score_samples(self: SCVI,
     X,            # cells by genes, as for `fit`

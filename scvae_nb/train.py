@@ -141,6 +141,7 @@ def _check_same_weights(path, was, now):
                if k in was and shape(was[k]) != shape(v)]
     if faults: _of_another_version(path, f"{len(faults)} weights differ, the first: {faults[0]}")
 
+# %% ../nbs/14_train.ipynb #trw000s
 def _of_another_version(path, why):
     raise ValueError(f"checkpoint {path} is of another version ({why}): delete it to start anew, "
                      "or go on with the version that wrote it")
