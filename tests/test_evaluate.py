@@ -339,5 +339,5 @@ def test_evaluation_knows_no_model():
 import sys, scvae_nb.evaluate
 print(sorted(m for m in sys.modules if m.startswith("scvae_nb.")), "torch" in sys.modules)
 """
-    modules = [f'scvae_nb.{m}' for m in ('checks', 'evaluate', 'files', 'look')]
+    modules = [f'scvae_nb.{m}' for m in ('checks', 'evaluate', 'files', 'guards', 'look')]
     assert run_python(code) == f'{modules} False'
