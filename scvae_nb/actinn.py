@@ -8,7 +8,7 @@ __all__ = ['fit_logistic', 'fit_perceptron', 'with_labels', 'split_labels', 'Typ
            'fold_differences', 'plot_folds', 'plot_confusion']
 
 # %% ../nbs/33_actinn.ipynb #c002
-import time, warnings, zlib
+import time, warnings
 from copy import deepcopy
 from numbers import Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
@@ -30,9 +30,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted, validate_data
-from .checks import DataError, as_labels, check_counts, check_kind, check_labels, check_log, check_matrix
-from .checks import find_genes, is_counts, take_columns, tell
-from .estimator import NOT_NEGATIVE, POSITIVE, Saved, at_least, listed
+from .checks import DataError, as_labels, check_counts, check_labels, check_log, check_matrix
+from .checks import checksum, find_genes, fingerprint, is_counts, take_columns
+from .estimator import NOT_NEGATIVE, POSITIVE, ByGenes, Saved, at_least
 from .layers import CSRBatch, SparseLinear
 from .look import LINES, PART_COLOURS, Diagram, heat, palette, style, type_groups, type_ticks
 from .train import batches, seeded, train
@@ -229,7 +229,7 @@ def __sklearn_tags__(self: GeneFilter):
     return tags
 
 # %% ../nbs/33_actinn.ipynb #c042
-class ACTINN(Saved, ClassifierMixin, BaseEstimator):
+class ACTINN(Saved, ByGenes, ClassifierMixin, BaseEstimator):
     "Automated cell type identification by a neural network (Ma and Pellegrini 2020), on sparse cells."
     def __init__(self,
         hidden:tuple=(100, 50, 25),   # widths of the ReLU layers; () is logistic regression
@@ -253,8 +253,6 @@ class ACTINN(Saved, ClassifierMixin, BaseEstimator):
         self.percentiles, self.counts, self.layer = percentiles, counts, layer
         self.min_probability, self.refused = min_probability, refused
         self.device, self.progress, self.random_state = device, progress, random_state
-
-    _input = dict(kind=None, missing="fill", limit=.4)   # see `set_input`
 
     def fit(self,
         X,                # AnnData, sparse matrix, array or DataFrame: cells by genes
@@ -420,8 +418,7 @@ def _fingerprint(self: ACTINN, L):
     "What tells this run from another, as plain values; the last column of `L` has the labels."
     settings = {k: repr(v) for k, v in self.get_params().items() if k not in _FREE}
     labels = L[:, -1].toarray() if sp.issparse(L) else L[:, -1]
-    checksum = zlib.crc32(np.ascontiguousarray(labels, dtype=np.float64).tobytes())
-    data = dict(cells=L.shape[0], genes=L.shape[1] - 1, sum=float(L.sum()), labels=checksum)
+    data = fingerprint(L[:, :-1], getattr(self, "feature_names_in_", None)) | dict(labels=checksum(labels))
     return dict(model=type(self).__name__, seed=self.seed_) | data | settings
 
 # %% ../nbs/33_actinn.ipynb #c052
@@ -436,26 +433,6 @@ def match_genes(
     extra = pd.Index(genes).difference(known, sort=False)
     report = dict(common=list(known[places >= 0]), missing=list(known[places < 0]), extra=list(extra))
     return take_columns(M, places, fill), report
-
-# %% ../nbs/33_actinn.ipynb #lecs000
-@patch
-def set_input(self: ACTINN,
-    kind=None,       # "log values" or "counts": what X holds, if you know better than its values
-    missing="fill",  # genes that new cells lack: "fill" (zero in counts, else the mean), "zero", or "refuse"
-    limit=.4,        # largest share of the first layer's weights that may be missing, 0 to 1
-) -> ACTINN:         # itself
-    "How cells are read. Raises ValueError for anything else."
-    if missing not in ("fill", "zero", "refuse"):
-        raise ValueError(f"missing is {missing!r}: it is 'fill', 'zero' or 'refuse'")
-    if not 0 <= limit <= 1: raise ValueError(f"limit is {limit}: it is a share, from 0 to 1")
-    self._input = dict(kind=check_kind(kind), missing=missing, limit=limit)
-    return self
-
-@patch
-def __sklearn_clone__(self: ACTINN):
-    twin = super(ACTINN, self).__sklearn_clone__()
-    twin._input = self._input
-    return twin
 
 # %% ../nbs/33_actinn.ipynb #c054
 @patch
@@ -476,23 +453,6 @@ def _missing_share(self: ACTINN, missing):
     norm = self.net_.input.weight.detach().norm(dim=1).double().numpy()               # (n_kept,)
     return float(norm[np.isin(self.feature_names_in_[self.kept_], missing)].sum()/norm.sum())
 
-# %% ../nbs/33_actinn.ipynb #c055c
-@patch
-def _tell_genes(self: ACTINN, report):
-    "Tell of genes that are missing or left out; raises `DataError` if too many are missing."
-    missing, extra, share = report["missing"], report["extra"], self._missing_share(report["missing"])
-    if extra: tell(f"{len(extra):,} genes that the model does not know are left out: {listed(extra)}")
-    if not missing: return
-    what = (f"{len(missing):,} of the model's {self.n_features_in_:,} genes are missing: {listed(missing)}. "
-            f"They hold {share:.0%} of the weights of its first layer")
-    if self._input["missing"] == "refuse":
-        raise DataError(f"{what}. Give cells with these genes, or allow it: model.set_input(missing='fill').")
-    if share > self._input["limit"]:
-        raise DataError(f"{what}, more than the limit of {self._input['limit']:.0%}. Train a model on the genes that "
-                        "both have, or allow it: model.set_input(limit=1.).")
-    is_zero = self._means is None or self._input["missing"] == "zero"
-    tell(f"{what}, and are taken as {'zero' if is_zero else 'the mean of the training cells'}")
-
 # %% ../nbs/33_actinn.ipynb #c055b
 @patch
 def _read_known_genes(self: ACTINN, X):
@@ -501,7 +461,7 @@ def _read_known_genes(self: ACTINN, X):
     if genes is not None and known is not None:
         fill = self._means if self._input["missing"] == "fill" else None
         M, report = match_genes(self._read_values(X), genes, known, fill)
-        self._tell_genes(report)
+        self._tell_genes(report | dict(share=self._missing_share(report["missing"])))
         return M
     if not isinstance(X, AnnData): return self._read_values(validate_data(self, X, reset=False, **_FLOATS))
     M = self._read_values(X)

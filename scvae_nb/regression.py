@@ -7,7 +7,7 @@ __all__ = ['gaussian_nll', 'with_targets', 'split_targets', 'RegressionNet', 'Ga
            'coverage']
 
 # %% ../nbs/29_regression.ipynb #reg002
-import math, zlib
+import math
 from numbers import Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 from anndata import AnnData
@@ -18,7 +18,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
-from .checks import DataError, by_name, check_log, check_matrix, find_genes, take_columns, tell
+from .checks import DataError, by_name, check_log, check_matrix, checksum, find_genes, fingerprint
+from .checks import take_columns, tell
 from .estimator import NOT_NEGATIVE, TRAINING, Saved, listed
 from .layers import CSRBatch, SparseLinear
 from .train import batches, seeded, train
@@ -251,8 +252,7 @@ def _run(self: GaussianMLP, M, Y):
     "What tells this run from another, as plain values."
     free = {"max_epochs", "progress", "device", "random_state"}
     settings = {k: repr(v) for k, v in self.get_params().items() if k not in free}
-    targets = zlib.crc32(np.ascontiguousarray(Y, dtype=np.float64).tobytes())
-    data = dict(cells=M.shape[0], genes=M.shape[1], sum=float(M.sum()), targets=targets)
+    data = fingerprint(M, getattr(self, "feature_names_in_", None)) | dict(targets=checksum(Y))
     return dict(model=type(self).__name__, seed=self.seed_) | data | settings
 
 # %% ../nbs/29_regression.ipynb #reg029

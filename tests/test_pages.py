@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT/'tools'))
 import browser, llms, pages, preview
 
 NOTEBOOKS = sorted(p.name for p in (ROOT/'nbs').glob('*.ipynb'))
-PAGES = [preview.page_name(n) for n in NOTEBOOKS]
+PAGES = [pages.page_of(n) for n in NOTEBOOKS]
 MODEL_PAGES = 'ae.html', 'vae.html', 'vsc.html', 'linear.html', 'flows.html', 'scvi.html', 'actinn.html'
 needs_browser = pytest.mark.skipif(browser.browser() is None, reason='Chromium is not installed here')
 

@@ -2,6 +2,7 @@
 import re, sys
 from pathlib import Path
 import nbformat, yaml
+from pages import page_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,8 +18,7 @@ def text():
 def line(site, name):
     first = nbformat.read(ROOT/'nbs'/name, 4).cells[0].source
     title, purpose = re.match(r'#\s*(.*?)\s*\n+>\s*(.*?)\s*$', first, re.S).groups()
-    page = re.sub(r'^\d+[a-z]*_', '', name.removesuffix('.ipynb').lower())
-    return f'- [{title}]({site}/{page}.html): {purpose}'
+    return f'- [{title}]({site}/{page_of(name)}): {purpose}'
 
 if __name__ == '__main__':
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT/'nbs/llms.txt'

@@ -132,8 +132,7 @@ def fold_name(cell, names):
     if 'export' in cell.directives_ or 'exporti' in cell.directives_:
         return f"Source of {', '.join(names)}" if names else 'Source'
     if has_picture(cell): return 'How this figure is drawn'
-    checked = checks(cell)
-    if checked and not has_output(cell): return 'Tests'
+    if checks(cell) and not has_output(cell): return 'Tests'
     if len(lines(cell.source)) > LONG: return 'How this is computed'
 
 def joins(before, cell):

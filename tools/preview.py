@@ -2,11 +2,12 @@
 
 It takes the pages that Quarto would get, and shows text, equations, references, folds, figures and tables with the
 site's own style sheet. Quarto's navigation, search and cross-page numbering are not there."""
-import argparse, base64, html, re, shutil, sys
+import argparse, base64, html, re, shutil
 from pathlib import Path
 import pypandoc, yaml
 from execnb.nbio import read_nb
 from nbdev.processors import FilterDefaults
+from pages import page_of, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
@@ -20,8 +21,6 @@ FRAME = '''
 body { max-width: 850px; margin: 0 auto; padding: 0 1rem; font: 17px/1.6 system-ui, sans-serif; }
 nav#TOC { font-size: .8em; }
 '''
-
-def page_name(notebook): return re.sub(r'^\d+[a-z]*_', '', Path(notebook).stem.lower()) + '.html'
 
 def processed(path):
     "A notebook after nbdev's steps and ours"
@@ -68,7 +67,7 @@ class Writer:
 
     def output(self, o, opts, name):
         data = o.get('data', {})
-        def text(key): return data[key] if isinstance(data[key], str) else ''.join(data[key])
+        def text(key): return text_of(data[key])
         if o.output_type == 'stream': return f"```\n{''.join(o.text).rstrip()}\n```"
         for kind, ending in ('image/png', 'png'), ('image/svg+xml', 'svg'):
             if kind in data: return self.figure(text(kind), ending, opts, name, o.get('metadata', {}).get(kind, {}))
@@ -104,12 +103,12 @@ class Writer:
         return re.sub(r'(?<![\w\\])@((?:fig|tbl|eq|sec)-[\w-]*\w)', link, text)
 
 def write(path, out):
-    "One page as HTML; what pandoc warns of"
+    "One page as HTML, and its name"
     nb = processed(path)
-    name = page_name(path)
+    name = page_of(path.name)
     writer = Writer(nb, out/f'{Path(name).stem}_files')
     text = writer.markdown()
-    text = re.sub(r'\]\(([\w.]+\.ipynb)', lambda m: f']({page_name(m[1])}', text)
+    text = re.sub(r'\]\(([\w.]+\.ipynb)', lambda m: f']({page_of(m[1])}', text)
     text = text.replace(SITE, '')
     for part, tag in ('before', '<main class="content">'), ('after', '</main>'): (out/f'{part}.html').write_text(tag)
     source = out/f'{Path(name).stem}.md'
@@ -135,5 +134,4 @@ if __name__ == '__main__':
     p.add_argument('out', type=Path)
     p.add_argument('notebooks', nargs='*')
     a = p.parse_args()
-    sys.path.insert(0, str(ROOT/'tools'))
     for name in build(a.out, a.notebooks): print(a.out/name)
