@@ -11,6 +11,7 @@ from .train import *
 from .pair import *
 from .estimator import *
 from .paired import *
+from .gaussian import *
 from .ae import *
 from .vae import *
 from .vsc import *
@@ -22,3 +23,4 @@ from .flows import *
 from .scvi import *
 from .actinn import *
 from .beyond import *
+from .truth import *

@@ -29,7 +29,8 @@ def contenders(
 ) -> dict:  # key of the registry, or "pca" -> estimator
     "Principal components and every model of the project that makes a latent, not fitted yet."
     kinds = {key: spec for key, spec in MODELS.items() if not spec.classifies}
-    made = {key: spec.preset(n_latent=n_latent) for key, spec in kinds.items() if counts or not spec.estimator.reads_counts}
+    readable = {key: spec for key, spec in kinds.items() if counts or not spec.estimator.reads_counts}
+    made = {key: spec.preset(n_latent=n_latent) for key, spec in readable.items()}
     pca = PCA(n_latent, svd_solver="arpack")
     return {"pca": pca} | {key: with_epochs(est, max_epochs) for key, est in made.items()}
 

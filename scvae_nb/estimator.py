@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
 from .checks import check_counts, check_labels, check_log, check_matrix
 from .files import write_aside
-from .layers import Decoder, Encoder, PathEncoder, cells_per_gene, hybrid, split_known
+from .layers import Decoder, Encoder, cells_per_gene, hybrid, split_known
 from .likelihoods import GaussianGenes
 from .losses import GATHER, prefer_sparse
 from .pair import VAE

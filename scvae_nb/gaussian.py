@@ -9,13 +9,13 @@ __all__ = ['REPORT', 'Start', 'closed_form', 'unit_scores', 'GaussianModel', 'La
 import math, warnings
 from dataclasses import dataclass
 import numpy as np, scipy.sparse as sp, torch
-from numbers import Integral, Real
+from numbers import Real
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
-from .estimator import NOT_NEGATIVE, BatchedModel, StackedModel, at_least, listed
+from .estimator import NOT_NEGATIVE, BatchedModel, StackedModel, at_least
 from .layers import PathDecoder, PathEncoder
 from .likelihoods import GaussianGenes
 from .train import seeded
@@ -284,7 +284,7 @@ def _shares(self: GaussianModel, X, begin):
     weights = torch.as_tensor(1/begin.scale, dtype=begin.dtype)
     def error(x):
         own, cell, q = self.net_.seen(x)
-        return dict(e=genes._scaled_error(own, genes.decode(q.mean, cell), weights.sqrt()))
+        return dict(e=genes.scaled_error(own, genes.decode(q.mean, cell), weights.sqrt()))
     left = float(self._by_batch(self._cells(X), error)["e"].astype(np.float64).mean())
     return 1 - left/total, float(begin.variances.sum())/total
 
@@ -307,7 +307,8 @@ def _problems(self: GaussianModel, features, in_use, variance_explained=1., by_p
     if narrow < features and not self.linear_path:
         yield (f"a layer of {narrow} units stands before or behind a latent of {features}, which so cannot have more "
                f"than {narrow} dimensions: widen hidden, head_hidden and decoder_hidden, or set linear_path=True")
-    if in_use < features/2: yield f"{in_use} of {features} latent features are in use: choose fewer (n_latent), or {remedy}"
+    if in_use < features/2:
+        yield f"{in_use} of {features} latent features are in use: choose fewer (n_latent), or {remedy}"
     if variance_explained < by_pca - .005:
         yield (f"the model explains {variance_explained:.1%} of the variance, {features} principal components "
                f"{by_pca:.1%}: {remedy}")

@@ -77,17 +77,17 @@ def _weight(self: GaussianGenes):
     return torch.exp(-self._log_psi/2)/2**.5
 
 @patch
-def _scaled_error(self: GaussianGenes, x, h, r):
+def scaled_error(self: GaussianGenes, x, h, r):
     "Squared error of each cell, (b,), every gene times its factor r (G,)."
     scaled = x.scale(r) if isinstance(x, CSRBatch) else x*r
     return squared_error(scaled, h, self.decoder.weight*r[:, None], None if self.shift is None else self.shift*r)
 
 @patch
 def _weighted_error(self: GaussianGenes, x, z, cell=None):
-    if len(self.log_noise) > 1: return self._scaled_error(x, self.decode(z, cell), self._weight)
+    if len(self.log_noise) > 1: return self.scaled_error(x, self.decode(z, cell), self._weight)
     common = torch.exp(-self.log_noise)/2                             # (1,)
     if self.log_scale is None: return self.squared_error(x, z, cell)*common
-    return self._scaled_error(x, self.decode(z, cell), torch.exp(-self.log_scale/2))*common
+    return self.scaled_error(x, self.decode(z, cell), torch.exp(-self.log_scale/2))*common
 
 @patch
 def _noise_cost(self: GaussianGenes):

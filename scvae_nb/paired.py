@@ -39,7 +39,8 @@ class PairedVAE(BatchedModel):
     _parameter_constraints = StackedModel._parameter_constraints | dict(
         latent_distribution=[StrOptions(set(POSTERIORS))],
         gene_likelihood=[StrOptions({"gaussian", *COUNT_LIKELIHOODS})],
-        posterior_settings=[dict, None], beta=[NOT_NEGATIVE], batch_key=[str, None], latent=[StrOptions({"mean", "sample"})])
+        posterior_settings=[dict, None], beta=[NOT_NEGATIVE], batch_key=[str, None],
+        latent=[StrOptions({"mean", "sample"})])
     @delegates(StackedModel.__init__)
     def __init__(self,
         latent_distribution="gaussian",  # the posterior: "point", "gaussian", "spike_slab" or "flow"

@@ -118,7 +118,7 @@ def spike_probability(
     clip=1e-6,  # gamma stays within [clip, 1 - clip]
     switch="exp",  # "exp" (the paper's and the report's), or "sigmoid", which can move from everywhere
 ) -> torch.Tensor:  # (b, L)
-    "gamma, the probability that a latent feature is on: exp(-ReLU(-v)) (Tonolini et al. 2020, supplement) or sigmoid(v)."
+    "gamma, the probability that a feature is on: exp(-ReLU(-v)) (Tonolini et al. 2020, supplement) or sigmoid(v)."
     gamma = v.sigmoid() if switch == "sigmoid" else torch.exp(-F.relu(-v))
     return gamma.clamp(clip, 1 - clip)
 

@@ -220,8 +220,9 @@ def _judge(self: Fit, seed, epoch):
     "The held-out loss, if there are such cells; the weights are remembered if it is the lowest so far."
     if self.held_out is None: return {}
     loss, before = self._held_out_loss(seed), self.history.get("held_out", [])
-    if not np.isfinite(loss): raise NonFiniteLoss(f"the loss of the held-out cells is {loss} after epoch {epoch + 1}: "
-                                                  "lower the learning rate `lr`, or look for extreme values in the data")
+    if not np.isfinite(loss):
+        raise NonFiniteLoss(f"the loss of the held-out cells is {loss} after epoch {epoch + 1}: "
+                            "lower the learning rate `lr`, or look for extreme values in the data")
     if not before or loss < min(before): self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
     return dict(held_out=loss)
 

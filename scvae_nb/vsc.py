@@ -30,7 +30,7 @@ class BetaVSC(GaussianModel):
         alpha=(.5, .1),       # prior probability that a feature is on: a number, or (first, last): see `SlabSchedule`
         sharpness=50.,        # of the relaxed switch: a number, or (first, last) to warm up over training
         gamma_start=.5,       # spike probability at the start; None: what the random weights give
-        switch="sigmoid",     # how the third head says it: "sigmoid", or "exp" (the report's), flat where a feature is on
+        switch="sigmoid",     # of gamma in what the third head says: "sigmoid", or "exp" (the report's)
         clip=1e-6,            # spike probabilities stay within [clip, 1 - clip]
         latent="mean",        # what `transform` shows: "mean" (gamma * mu), "slab" (mu, the report's figures), "sample"
         **kwargs,
@@ -45,7 +45,8 @@ _inside = Interval(Real, 0, 1, closed="neither")
 BetaVSC._parameter_constraints = GaussianModel._parameter_constraints | dict(
     beta=[NOT_NEGATIVE], sigma_head=[StrOptions({"log_sd", "log_var"})],
     latent=[StrOptions({"mean", "slab", "sample"})],
-    switch=[StrOptions({"exp", "sigmoid"})], alpha=[_inside, "array-like"], gamma_start=[_inside, None], sharpness=[POSITIVE, "array-like"],
+    switch=[StrOptions({"exp", "sigmoid"})], alpha=[_inside, "array-like"], gamma_start=[_inside, None],
+    sharpness=[POSITIVE, "array-like"],
     clip=[Interval(Real, 0, .5, closed="neither")])
 
 # %% ../nbs/22_vsc.ipynb #vsn001
