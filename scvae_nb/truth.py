@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CBMC', 'ZHENG', 'ZHENG_URL', 'IN_R', 'DEVELOPMENT', 'read_cbmc', 'read_sorted', 'truth_data', 'leiden', 'mixing',
            'measures', 'pca_of', 'variable', 'scaled_pca', 'residual_pca', 'weighted_pca', 'controls', 'networks',
-           'compared']
+           'compared', 'verdict']
 
 # %% ../nbs/37_truth.ipynb #tr002
 import os, tarfile, warnings
@@ -214,3 +214,18 @@ def compared(
                 Z = clone(model).set_params(random_state=seed).fit(own).transform(own)
         rows.append(dict(data=name, model=title, seed=seed, **measures(Z, cells)))
     return pd.DataFrame(rows)
+
+# %% ../nbs/37_truth.ipynb #trr005
+def verdict(
+    table,    # rows of `compared`
+    model,    # the one that is judged
+    against,  # the other
+    measure="accuracy",
+) -> str:     # "better", "worse" or "cannot tell"
+    "Whether the ranges of two models lie apart, on every set that both have: one word, or \"cannot tell\"."
+    words = set()
+    for _, rows in table.groupby("data"):
+        a, b = (rows.loc[rows.model == m, measure].dropna() for m in (model, against))
+        if not len(a) or not len(b): continue
+        words.add("better" if a.min() > b.max() else "worse" if a.max() < b.min() else "cannot tell")
+    return words.pop() if len(words) == 1 else "cannot tell"
