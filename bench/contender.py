@@ -27,7 +27,7 @@ def ours(path, batch_size, epochs, seed, _):
     from scvae_nb.ae import DeepAE
     from scvae_nb.pair import VAE
     imported, seconds = peak_mb(), _epochs_of(VAE)
-    model = DeepAE(max_epochs=epochs, batch_size=batch_size, device="cpu", progress=False, random_state=seed)
+    model = DeepAE.report(max_epochs=epochs, batch_size=batch_size, device="cpu", progress=False, random_state=seed)
     model.fit(ad.read_h5ad(path))
     return dict(imported_mb=imported, seconds=seconds(), loss=model.history_["loss"][-1])
 

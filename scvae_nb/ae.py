@@ -8,16 +8,17 @@ __all__ = ['DeepAE']
 # %% ../nbs/20_ae.ipynb #c002
 from functools import partial
 from fastcore.meta import delegates
-from .estimator import StackedModel
+from .gaussian import GaussianModel
 from .posteriors import Point
 
 # %% ../nbs/20_ae.ipynb #aea001
-class DeepAE(StackedModel):
-    "Deep autoencoder of the report's section 2.4.1: 128, 32, 16 and 6 units, and back."
-    _parameter_constraints = StackedModel._parameter_constraints | dict(latent_relu=["boolean"])
-    @delegates(StackedModel.__init__)
+class DeepAE(GaussianModel):
+    "Deep autoencoder; that of the report's section 2.4.1 (128, 32, 16 and 6 units, and back) is `DeepAE.report()`."
+    _parameter_constraints = GaussianModel._parameter_constraints | dict(latent_relu=["boolean"])
+    of_report = dict(latent_relu=True)
+    @delegates(GaussianModel.__init__)
     def __init__(self,
-        latent_relu=True,  # a ReLU on the latent
+        latent_relu=False,  # a ReLU on the latent (the report's text has one)
         **kwargs,
     ):
         super().__init__(**kwargs)

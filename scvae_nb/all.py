@@ -13,6 +13,7 @@ from .train import *
 from .pair import *
 from .estimator import *
 from .paired import *
+from .gaussian import *
 from .ae import *
 from .vae import *
 from .vsc import *
@@ -29,3 +30,4 @@ from .actinn import *
 from .programs import *
 from .recurring import *
 from .beyond import *
+from .truth import *

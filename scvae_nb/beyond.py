@@ -28,8 +28,9 @@ def contenders(
     max_epochs=200,  # passes over the cells, for models that are trained in passes
 ) -> dict:  # key of the registry, or "pca" -> estimator
     "Principal components and every model of the project that makes a latent, not fitted yet."
-    kinds = {key: spec.estimator for key, spec in MODELS.items() if not spec.classifies}
-    made = {key: Model(n_latent=n_latent) for key, Model in kinds.items() if counts or not Model.reads_counts}
+    kinds = {key: spec for key, spec in MODELS.items() if not spec.classifies}
+    readable = {key: spec for key, spec in kinds.items() if counts or not spec.estimator.reads_counts}
+    made = {key: spec.preset(n_latent=n_latent) for key, spec in readable.items()}
     pca = PCA(n_latent, svd_solver="arpack")
     return {"pca": pca} | {key: with_epochs(est, max_epochs) for key, est in made.items()}
 

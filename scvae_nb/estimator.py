@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POSITIVE', 'NOT_NEGATIVE', 'TRAINING', 'SCHEMA', 'MODELS', 'Saved', 'ByGenes', 'LatentModel', 'StackedModel',
-           'at_least', 'listed', 'LatentPosterior', 'Spec', 'register', 'spec_of']
+           'at_least', 'listed', 'LatentPosterior', 'batch_numbers', 'BatchedModel', 'Spec', 'register', 'spec_of']
 
 # %% ../nbs/16_estimator.ipynb #est002
 import json, math
@@ -23,10 +23,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
-from .checks import FEW, DataError, cell_names, check_counts, check_kind, check_log, check_matrix
-from .checks import find_genes, fingerprint, kind_of, log_scale, names_checksum, take_columns, tell, values
+from .checks import FEW, DataError, cell_names, check_counts, check_kind, check_labels, check_log
+from .checks import check_matrix, find_genes, fingerprint, kind_of, log_scale, names_checksum
+from .checks import take_columns, tell, values
 from .files import write_aside
-from .layers import Decoder, Encoder, cells_per_gene, hybrid
+from .layers import Decoder, Encoder, cells_per_gene, hybrid, split_known
 from .likelihoods import GaussianGenes
 from .losses import GATHER, prefer_sparse
 from .pair import VAE
@@ -370,13 +371,18 @@ def _train(self: LatentModel, M, checkpoint, precision):
     "Train the pair on the matrix; gives the history."
     run, sparse = self._run(M), self._is_sparse(M)
     if sparse: M = self._as_sparse(M)
-    return train(self.net_, M, self.max_epochs, self.batch_size, self.lr, self.seed_, self.device, precision,
+    return train(self.net_, M, self._n_epochs(M.shape[0]), self.batch_size, self.lr, self.seed_, self.device, precision,
                  checkpoint, run=run, progress=self.progress, dense=not sparse, **self._train_settings())
 
 @patch
 def _train_settings(self: LatentModel):
     "What a model tells `train` beside the usual: `adam`, `schedule`."
     return {}
+
+@patch
+def _n_epochs(self: LatentModel, n_cells):
+    "How many passes over so many cells."
+    return self.max_epochs
 
 # %% ../nbs/16_estimator.ipynb #est023
 @patch
@@ -570,6 +576,78 @@ def batch(self: LatentModel,
     "The cells as the pair reads them."
     return resident(self._cells(X), next(self.net_.parameters()).dtype)
 
+# %% ../nbs/16_estimator.ipynb #estb001
+def batch_numbers(
+    X,           # AnnData
+    key,         # column of obs
+    names=None,  # of the batches that a model knows; None: those that are there
+) -> tuple:      # number of each cell's batch (n_cells,), and the names
+    "Which batch each cell is of. Raises ValueError: no AnnData, one batch, a batch of one cell, an unknown batch."
+    if not isinstance(X, AnnData):
+        raise ValueError(f"batch_key={key!r} names a column of obs: give an AnnData, not {type(X).__name__}")
+    labels = np.asarray(check_labels(X, key)).astype(str)
+    known = sorted(set(labels.tolist())) if names is None else list(names)
+    unknown = sorted(set(labels) - set(known))
+    if unknown:
+        raise ValueError(f"obs[{key!r}] has batches the model was not fitted on: {listed(unknown)}; "
+                         f"it knows {listed(known)}. Fit it on all batches together")
+    s = pd.Categorical(labels, categories=known).codes.astype(np.int64)
+    if names is None: _check_batches(X, key, s, known)
+    return s, known
+
+# %% ../nbs/16_estimator.ipynb #estb002
+def _check_batches(X, key, s, names):
+    "Raises ValueError: one batch, a batch of one cell."
+    if len(names) == 1:
+        raise ValueError(f"obs[{key!r}] holds a single batch, {names[0]!r}: there is nothing to correct; "
+                         "leave batch_key out")
+    few = np.flatnonzero(np.bincount(s) == 1)
+    if len(few):
+        cell = X.obs_names[s == few[0]][0]
+        raise ValueError(f"batch {names[few[0]]!r} of obs[{key!r}] has one cell, {cell!r}: what is batch and what is "
+                         "cell cannot be told apart; leave it out or merge it with another batch")
+
+# %% ../nbs/16_estimator.ipynb #estb003
+class BatchedModel(StackedModel):
+    "A stacked model that can be told the batch of each cell."
+    batch_key, batch_names_ = None, ()
+
+# %% ../nbs/16_estimator.ipynb #estb004
+@patch
+def _read(self: BatchedModel, X, reset=False):
+    "Genes as for any model, and behind them a column for each batch."
+    M, constant = super(BatchedModel, self)._read(X, reset)
+    if reset: self.batch_names_ = ()
+    if self.batch_key is None: return M, constant
+    s, self.batch_names_ = batch_numbers(X, self.batch_key, None if reset else self.batch_names_)
+    ones = np.eye(len(self.batch_names_), dtype=M.dtype)[s]           # (n_cells, B)
+    return (sp.hstack([M, sp.csr_matrix(ones)], format="csr") if sp.issparse(M) else np.hstack([M, ones])), constant
+
+@patch
+def _is_sparse(self: BatchedModel, M): return super(BatchedModel, self)._is_sparse(M[:, :self.n_features_in_])
+
+@patch
+def _describe(self: BatchedModel): return super(BatchedModel, self)._describe() | dict(batches=list(self.batch_names_))
+
+@patch
+def _rebuild(self: BatchedModel, about):
+    self.batch_names_ = list(about.get("batches", ()))
+    return super(BatchedModel, self)._rebuild(about)
+
+# %% ../nbs/16_estimator.ipynb #estb005
+@patch
+def squared_error(self: BatchedModel,
+    X,       # cells by genes, as for `fit`
+    Z=None,  # (n_cells, n_latent) their latents; None: those of `transform`
+) -> np.ndarray:  # (n_cells,) summed over genes
+    "Squared error of each cell's reconstruction in its own batch (Gaussian genes only)."
+    M, z = self._cells(X), self._checked_latent(self.transform(X) if Z is None else Z)
+    cuts, likelihood = iter(z.split(self.cells_at_once)), self.net_.likelihood
+    def error(x):
+        genes, cell = split_known(x, likelihood.n_genes)
+        return dict(error=likelihood.squared_error(genes, next(cuts), cell))
+    return self._by_batch(M, error)["error"]
+
 # %% ../nbs/16_estimator.ipynb #est049
 SCHEMA = 3  # of model.json; before 3 nothing said how cells were prepared
 
@@ -714,6 +792,11 @@ class Spec:
 
     @property
     def estimator(self): return imported(self.place)
+
+    @property
+    def preset(self):
+        "What makes the estimator with the report's settings, where it has them."
+        return getattr(self.estimator, "report", self.estimator)
 
 # %% ../nbs/16_estimator.ipynb #spc000
 MODELS = {}  # key -> Spec

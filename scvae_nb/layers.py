@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CSRBatch', 'per_cell', 'Hybrid', 'cells_per_gene', 'hybrid', 'Cell', 'split_known', 'row_sums', 'column_sums', 'spmm',
-           'SparseLinear', 'mlp', 'output_head', 'log1p', 'Encoder', 'Decoder']
+           'SparseLinear', 'mlp', 'output_head', 'log1p', 'Encoder', 'Decoder', 'PathEncoder', 'one_of', 'PathDecoder']
 
 # %% ../nbs/10_layers.ipynb #c002
 from dataclasses import dataclass
@@ -311,7 +311,9 @@ class Encoder(nn.Module):
 
     def forward(self, x, cell=None):                    # (b, G)
         if self.log_input: x = log1p(x)
-        h = self.input(x)                               # (b, hidden[0])
+        return self.after_input(self.input(x))
+
+    def after_input(self, h):                           # (b, hidden[0])
         h = self.stack(F.relu(h) if self.input_relu else h)  # (b, hidden[-1])
         return [head(h) for head in self.heads]         # n_heads of (b, n_latent)
 
@@ -334,3 +336,70 @@ class Decoder(nn.Module):
     def forward(self, z): return F.pad(F.pad(self.stack(z), (0, self.n_zeros)), (0, 1), value=1.)  # (b, H)
 
     def reconstruct(self, z): return self(z) @ self.weight.T                            # (b, G)
+
+# %% ../nbs/10_layers.ipynb #lapath001
+class PathEncoder(nn.Module):
+    "An encoder with a straight path to the mean of the latent beside it, and a row for each batch."
+    def __init__(self,
+        encoder,        # `Encoder`
+        n_latent,       # L
+        path=True,      # whether there is a path; it starts at zero
+        n_batches=0,    # B; 0: it is not told of batches
+    ):
+        super().__init__()
+        self.encoder, first = encoder, encoder.input
+        self.path = SparseLinear(len(first.weight), n_latent, first.shift) if path else None
+        for p in self.path.parameters() if path else (): nn.init.zeros_(p)
+        self.rows = nn.Parameter(torch.zeros(n_batches, len(first.bias))) if n_batches else None   # (B, H)
+        self.mean_rows = nn.Parameter(torch.zeros(n_batches, n_latent)) if n_batches else None     # (B, L)
+
+    @property
+    def input(self): return self.encoder.input
+
+    @property
+    def heads(self): return self.encoder.heads
+
+# %% ../nbs/10_layers.ipynb #lapath002
+@patch
+def forward(self: PathEncoder, x, cell=None):           # (b, G)
+    part, batch = self.encoder, None if cell is None or self.rows is None else cell.batch
+    if part.log_input: x = log1p(x)
+    h = part.input(x)                                   # (b, H)
+    if batch is not None: h = h + self.rows[batch]
+    mean, *others = part.after_input(h)                 # each (b, L)
+    if self.path is not None: mean = mean + self.path(x)
+    if batch is not None: mean = mean + self.mean_rows[batch]
+    return [mean, *others]
+
+# %% ../nbs/10_layers.ipynb #lapath004
+def one_of(z, batch, n_batches):
+    "A one for the batch of each cell, (b, B); equal shares where it is not known."
+    if batch is None: return z.new_full((len(z), n_batches), 1/max(n_batches, 1))
+    return F.one_hot(batch, n_batches).to(z.dtype)
+
+class PathDecoder(Decoder):
+    "A decoder whose latent, and batch, also go straight to the genes."
+    def __init__(self, n_latent, hidden, n_genes, start=None,
+        path=True,      # whether there is a path; then the network beside it starts at zero
+        n_batches=0,    # B
+    ):
+        super().__init__(n_latent + n_batches, hidden, n_genes, start)
+        W, H, extra = self.weight.detach(), hidden[-1], n_latent*path + n_batches
+        self.has_path, self.n_batches, self.n_latent = path, n_batches, n_latent
+        self.n_zeros = -(H + extra + 1) % 8
+        network = W[:, :H]*(not path)                                                 # (G, H)
+        self.weight = nn.Parameter(torch.cat([network, W.new_zeros(n_genes, extra + self.n_zeros), W[:, -1:]], 1))
+
+    def forward(self, z, batch=None):
+        ones = one_of(z, batch, self.n_batches)
+        h = self.stack(torch.cat([z, ones], 1))
+        h = torch.cat([h, z, ones] if self.has_path else [h, ones], 1)
+        return F.pad(F.pad(h, (0, self.n_zeros)), (0, 1), value=1.)                   # (b, H)
+
+# %% ../nbs/10_layers.ipynb #lapath005
+@patch(as_prop=True)
+def places(self: PathDecoder):
+    "Which columns of the weight belong to the network, the path and the batches: three slices."
+    H = self.stack[-2].out_features
+    L = self.n_latent*self.has_path
+    return slice(0, H), slice(H, H + L), slice(H + L, H + L + self.n_batches)

@@ -21,10 +21,13 @@ class GaussianGenes(nn.Module):
         decoder,         # `Decoder`
         shift=None,      # (G,) constant that is to be added to every cell, see `SparseLinear`
         log_noise=None,  # log of the noise variance: (1,) for all genes, or (G,); None: the report's, one half
+        log_scale=None,  # (G,) log of s: what the noise of each gene is multiplied by; it is not learnt
     ):
         super().__init__()
+        if log_noise is None and log_scale is not None: log_noise = torch.full((1,), math.log(.5))
         self.decoder, self.log_noise = decoder, log_noise
         self.register_buffer("shift", shift)
+        self.register_buffer("log_scale", log_scale)
 
     @property
     def n_genes(self): return len(self.decoder.weight)
@@ -32,46 +35,67 @@ class GaussianGenes(nn.Module):
     @property
     def constant(self): return self.n_genes/2*math.log(math.pi)
 
-    def mean(self, z, cell=None): return self.decoder.reconstruct(z)  # (b, G)
-
-    def log_prob(self, x, z, cell=None): return -self.misfit(x, z) - self.constant  # (b,)
+    def log_prob(self, x, z, cell=None): return -self.misfit(x, z, cell) - self.constant  # (b,)
 
 # %% ../nbs/13_likelihoods.ipynb #gau006
+@patch
+def decode(self: GaussianGenes, z, cell=None):
+    "Last hidden layer of the decoder, (b, H); one that knows batches is told those of the cells."
+    return self.decoder(z) if cell is None or cell.batch is None else self.decoder(z, cell.batch)
+
+@patch
+def mean(self: GaussianGenes, z, cell=None):
+    "The cells to expect, (b, G)."
+    return self.decode(z, cell) @ self.decoder.weight.T
+
+# %% ../nbs/13_likelihoods.ipynb #gau006n
 @patch(as_prop=True)
 def noise(self: GaussianGenes):
     "Noise variance: (1,) for all genes, or (G,)."
     weight = self.decoder.weight
-    return weight.new_full((1,), .5) if self.log_noise is None else self.log_noise.exp()
+    return weight.new_full((1,), .5) if self.log_noise is None else self._log_psi.exp()
 
 # %% ../nbs/13_likelihoods.ipynb #gau006s
 @patch
-def squared_error(self: GaussianGenes, x, z):
+def squared_error(self: GaussianGenes, x, z, cell=None):
     "Squared error of each cell, (b,), summed over genes."
-    return squared_error(x, self.decoder(z), self.decoder.weight, self.shift)
+    return squared_error(x, self.decode(z, cell), self.decoder.weight, self.shift)
 
 @patch
 def misfit(self: GaussianGenes, x, z, cell=None):
     "What training sees of a cell, (b,): squared error, each gene by twice its noise, and what the noise itself costs."
-    if self.log_noise is None: return self.squared_error(x, z)
-    return self._weighted_error(x, z) + self._noise_cost()
+    if self.log_noise is None: return self.squared_error(x, z, cell)
+    return self._weighted_error(x, z, cell) + self._noise_cost()
 
 # %% ../nbs/13_likelihoods.ipynb #gau008
 @patch(as_prop=True)
+def _log_psi(self: GaussianGenes):
+    "log of the noise variance, (1,) or (G,)."
+    return self.log_noise if self.log_scale is None else self.log_noise + self.log_scale
+
+@patch(as_prop=True)
 def _weight(self: GaussianGenes):
     "What a gene is multiplied by so that its squared error counts as at noise one half, (1,) or (G,)."
-    return torch.exp(-self.log_noise/2)/2**.5
-
-# %% ../nbs/13_likelihoods.ipynb #gau008s
-@patch
-def _weighted_error(self: GaussianGenes, x, z):
-    r, W = self._weight, self.decoder.weight
-    if len(r) == 1: return self.squared_error(x, z)*r**2
-    scaled = x.scale(r) if isinstance(x, CSRBatch) else x*r
-    return squared_error(scaled, self.decoder(z), W*r[:, None], None if self.shift is None else self.shift*r)
+    return torch.exp(-self._log_psi/2)/2**.5
 
 @patch
 def _noise_cost(self: GaussianGenes):
-    return self.n_genes/2*(self.log_noise + np.log(2)).mean()
+    return self.n_genes/2*(self._log_psi + np.log(2)).mean()
+
+# %% ../nbs/13_likelihoods.ipynb #gau008s
+@patch
+def scaled_error(self: GaussianGenes, x, h, r):
+    "Squared error of each cell, (b,), every gene times its factor r (G,)."
+    scaled = x.scale(r) if isinstance(x, CSRBatch) else x*r
+    return squared_error(scaled, h, self.decoder.weight*r[:, None], None if self.shift is None else self.shift*r)
+
+# %% ../nbs/13_likelihoods.ipynb #gau008w
+@patch
+def _weighted_error(self: GaussianGenes, x, z, cell=None):
+    if len(self.log_noise) > 1: return self.scaled_error(x, self.decode(z, cell), self._weight)
+    common = torch.exp(-self.log_noise)/2                             # (1,)
+    if self.log_scale is None: return self.squared_error(x, z, cell)*common
+    return self.scaled_error(x, self.decode(z, cell), torch.exp(-self.log_scale/2))*common
 
 # %% ../nbs/13_likelihoods.ipynb #gau012
 @patch
@@ -86,7 +110,7 @@ def expected_misfit(self: GaussianGenes, x, q):
 @patch
 def sample(self: GaussianGenes, z, rng, cell=None):
     "Cells drawn at random, (b, G)."
-    with torch.no_grad(): mean, sd = self.mean(z).numpy(), self.noise.sqrt().numpy()
+    with torch.no_grad(): mean, sd = self.mean(z, cell).numpy(), self.noise.sqrt().numpy()
     return mean + sd*rng.standard_normal(mean.shape)
 
 # %% ../nbs/13_likelihoods.ipynb #k010

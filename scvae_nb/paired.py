@@ -7,12 +7,13 @@ __all__ = ['COUNT_LIKELIHOODS', 'Body', 'PairedVAE']
 
 # %% ../nbs/17_paired.ipynb #prd002
 from functools import partial
+import torch
 from torch import nn
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from sklearn.utils._param_validation import StrOptions
-from .estimator import NOT_NEGATIVE, StackedModel
-from .layers import mlp
+from .estimator import NOT_NEGATIVE, BatchedModel, StackedModel
+from .layers import PathEncoder, mlp, one_of
 from .likelihoods import NegativeBinomial, Poisson, ZeroInflated
 from .posteriors import POSTERIORS, imported
 
@@ -20,34 +21,40 @@ from .posteriors import POSTERIORS, imported
 COUNT_LIKELIHOODS = dict(poisson=Poisson, nb=NegativeBinomial, zinb=ZeroInflated)
 
 class Body(nn.Module):
-    "The decoder of a model of counts up to its last layer; it takes no notice of batches."
+    "The decoder of a model of counts up to its last layer; a batch has a row in the first."
     def __init__(self,
-        widths,  # latent first: (6, 16, 32, 128)
+        widths,       # latent first: (6, 16, 32, 128)
+        n_batches=0,  # B
     ):
         super().__init__()
-        self.stack = mlp(widths)
+        self.n_batches, (first, *others) = n_batches, widths
+        self.stack = mlp((first + n_batches, *others))
 
-    def forward(self, z, batch=None): return self.stack(z)            # (b, L) -> (b, H)
+    def forward(self, z, batch=None):                                 # (b, L) -> (b, H)
+        return self.stack(torch.cat([z, one_of(z, batch, self.n_batches)], 1) if self.n_batches else z)
 
 # %% ../nbs/17_paired.ipynb #prd006
-class PairedVAE(StackedModel):
+class PairedVAE(BatchedModel):
     "A posterior and a likelihood of one's choice on the report's stack."
     _parameter_constraints = StackedModel._parameter_constraints | dict(
         latent_distribution=[StrOptions(set(POSTERIORS))],
         gene_likelihood=[StrOptions({"gaussian", *COUNT_LIKELIHOODS})],
-        posterior_settings=[dict, None], beta=[NOT_NEGATIVE], latent=[StrOptions({"mean", "sample"})])
+        posterior_settings=[dict, None], beta=[NOT_NEGATIVE], batch_key=[str, None],
+        latent=[StrOptions({"mean", "sample"})])
     @delegates(StackedModel.__init__)
     def __init__(self,
         latent_distribution="gaussian",  # the posterior: "point", "gaussian", "spike_slab" or "flow"
         gene_likelihood="gaussian",      # "gaussian" (of log values), "poisson", "nb" or "zinb" (of counts)
         posterior_settings=None,         # dict of settings of the posterior: dict(alpha=.2), dict(n_flows=4)
         beta=1.,                         # weight of the KL
+        batch_key=None,                  # column of `obs` that names each cell's batch, for counts
         latent="mean",                   # what `transform` shows: posterior "mean", or one "sample"
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.latent_distribution, self.gene_likelihood = latent_distribution, gene_likelihood
         self.posterior_settings, self.beta, self.latent = posterior_settings, beta, latent
+        self.batch_key = batch_key
 
     @property
     def reads_counts(self): return self.gene_likelihood != "gaussian"
@@ -57,8 +64,13 @@ class PairedVAE(StackedModel):
 def build(self: PairedVAE, n_genes, start=None, shift=None):
     "A new, untrained pair."
     posterior = partial(imported(POSTERIORS[self.latent_distribution]), **self.posterior_settings or {})
+    if not self.reads_counts and self.batch_key is not None:
+        raise ValueError("batch_key is for counts here; for log values take BetaVAE or BetaVSC, which have it too")
     if not self.reads_counts: return self.gaussian_pair(n_genes, posterior, start, shift, self.beta)
+    B = len(self.batch_names_)
     def make():
         widths = (self.n_latent, *self.mirrored)
-        return COUNT_LIKELIHOODS[self.gene_likelihood](Body(widths), widths[-1], n_genes)
-    return self.stack(n_genes, posterior, make, shift, self.beta)
+        return COUNT_LIKELIHOODS[self.gene_likelihood](Body(widths, B), widths[-1], n_genes)
+    pair = self.stack(n_genes, posterior, make, shift, self.beta)
+    if B: pair.encoder = PathEncoder(pair.encoder, self.n_latent, False, B)
+    return pair

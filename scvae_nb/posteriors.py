@@ -117,9 +117,11 @@ def prior(cls: Gaussian, n, n_latent, rng, **settings):
 def spike_probability(
     v,          # (b, L) what the encoder's third head says
     clip=1e-6,  # gamma stays within [clip, 1 - clip]
+    switch="exp",  # "exp" (the paper's and the report's), or "sigmoid", which can move from everywhere
 ) -> torch.Tensor:  # (b, L)
-    "gamma = exp(-ReLU(-v)), the probability that a latent feature is on (Tonolini et al. 2020, supplement)."
-    return torch.exp(-F.relu(-v)).clamp(clip, 1 - clip)
+    "gamma, the probability that a feature is on: exp(-ReLU(-v)) (Tonolini et al. 2020, supplement) or sigmoid(v)."
+    gamma = v.sigmoid() if switch == "sigmoid" else torch.exp(-F.relu(-v))
+    return gamma.clamp(clip, 1 - clip)
 
 # %% ../nbs/12_posteriors.ipynb #c048
 def spike_and_slab(
@@ -139,14 +141,15 @@ class SpikeSlab:
     def __init__(self,
         slab_mean,             # (b, L)
         spread,                # (b, L) of the slab: log variance, or log standard deviation
-        v,                     # (b, L) what the third head says: gamma = exp(-ReLU(-v))
+        v,                     # (b, L) what the third head says, see `spike_probability`
         alpha=.5,              # prior probability that a feature is on
         sharpness=50.,         # c, of the relaxed switch
         clip=1e-6,             # gamma stays within [clip, 1 - clip]
         sigma_head="log_var",  # which of the two `spread` is: "log_var" or "log_sd"
+        switch="exp",          # "exp" or "sigmoid", see `spike_probability`
     ):
         self.slab_mean, self.logvar = slab_mean, log_variance(spread, sigma_head)
-        self.spike_probability = spike_probability(v, clip)           # (b, L)
+        self.spike_probability = spike_probability(v, clip, switch)           # (b, L)
         self.alpha, self.sharpness = alpha, sharpness
 
     @property

@@ -257,7 +257,7 @@ def run_one(
     if model == "pca":
         pca = PCA(settings.get("n_latent", 6), svd_solver="arpack", random_state=seed)
         return run_estimator(model, pca, adata.X, y, seed)
-    est = MODELS[model].estimator(max_epochs=max_epochs, random_state=seed, progress=False, **settings)
+    est = MODELS[model].preset(max_epochs=max_epochs, random_state=seed, progress=False, **settings)
     return run_estimator(model, est, adata, y, seed)
 
 # %% ../nbs/24_report.ipynb #c020
@@ -564,7 +564,7 @@ def step_costs(adata, batch_size=256, repeats=200) -> dict:
     "Milliseconds of one training step of each model, and of the random draw in it: medians on one core."
     xb, costs = next(batches(adata.X, batch_size)), {}
     for m in NETS:
-        net = MODELS[m].estimator().build(adata.n_vars)
+        net = MODELS[m].preset().build(adata.n_vars)
         step, draw = _step(net, xb), _draw(net, xb)
         with threadpool_limits(1):
             costs[m] = dict(step=_median_ms(step, max(repeats//10, 3)), draw=_median_ms(draw, repeats))

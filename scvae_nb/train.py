@@ -193,7 +193,7 @@ def checkpoint_place(
 # %% ../nbs/14_train.ipynb #c035
 class Fit:
     "A training on its way: model, Adam and data on a device, and the history so far."
-    def __init__(self, model, X, batch_size, lr, device, precision, dense, adam, schedule):
+    def __init__(self, model, X, batch_size, lr, device, precision, dense, adam, schedule, held_out=None):
         _keep_freed()
         self.fabric = Fabric(accelerator=device, devices=1, precision=precision)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True, **(adam or {}))
@@ -202,8 +202,10 @@ class Fit:
         self.dtype = next(model.parameters()).dtype
         self.batch_size, self.dense, self.history = batch_size, dense, {}
         self.is_sparse = not isinstance(X, (np.ndarray, torch.Tensor)) and not dense
-        self.is_whole = batch_size >= X.shape[0]
-        stays = self.is_whole or self.fabric.device.type == "cuda"
+        self.held_out, self.best = held_out, None
+        self.learnt = None if held_out is None else np.setdiff1d(np.arange(X.shape[0]), held_out)
+        self.is_whole = batch_size >= X.shape[0] and held_out is None
+        stays = batch_size >= X.shape[0] or self.fabric.device.type == "cuda"
         self.X = resident(X, self.dtype, self.fabric.device) if stays else X
 
 # %% ../nbs/14_train.ipynb #c037
@@ -211,10 +213,11 @@ class Fit:
 def one_epoch(self: Fit, seed, epoch):
     "Pass once over the data in a new order, and add the terms to the history."
     with seeded(seed, epoch):
-        order = None if self.is_whole else torch.randperm(self.X.shape[0]).numpy()
+        order = None if self.is_whole else self._order()
         data = batches(self.X, self.batch_size, order, self.dtype, self.fabric.device, self.dense)
         terms = run_epoch(self.fabric, self.model, self.optimizer, data, self.schedule)
-    for k, v in (terms | dict(sparse=float(self.is_sparse))).items(): self.history.setdefault(k, []).append(v)
+    terms |= dict(sparse=float(self.is_sparse)) | self._judge(seed, epoch)
+    for k, v in terms.items(): self.history.setdefault(k, []).append(v)
 
 # %% ../nbs/14_train.ipynb #c039
 @patch(as_prop=True)
@@ -227,6 +230,7 @@ def n_epochs(self: Fit):
 def state(self: Fit):
     "What is filled in when a training goes on."
     parts = dict(model=self.model, optimizer=self.optimizer)
+    if self.held_out is not None: parts |= dict(best=self.best)
     return parts | dict(schedule=self.schedule) if self.schedule else parts
 
 # %% ../nbs/14_train.ipynb #c043
@@ -239,7 +243,50 @@ def save(self: Fit, checkpoint, run):
 @patch
 def resume(self: Fit, checkpoint, run):
     "Go on where a checkpoint was written. Raises ValueError where it is broken or of another run."
-    self.history = load_checkpoint(checkpoint, self.fabric, self.state(), run)
+    state = self.state()
+    self.history = load_checkpoint(checkpoint, self.fabric, state, run)
+    self.best = state.get("best")
+
+# %% ../nbs/14_train.ipynb #stop001
+@patch
+def _order(self: Fit):
+    "A new order of the cells that are learnt from."
+    if self.learnt is None: return torch.randperm(self.X.shape[0]).numpy()
+    return self.learnt[torch.randperm(len(self.learnt)).numpy()]
+
+@patch
+@torch.no_grad()
+def _held_out_loss(self: Fit, seed):
+    "Mean loss of the held-out cells, from the same draws each time."
+    data = batches(self.X, self.batch_size, self.held_out, self.dtype, self.fabric.device, self.dense)
+    self.model.eval()
+    with seeded(seed, 2**20): rows = [(len(x), float(self.model(x)["loss"])) for x in data]
+    self.model.train()
+    return sum(n*v for n, v in rows)/len(self.held_out)
+
+# %% ../nbs/14_train.ipynb #stop002
+@patch
+def _judge(self: Fit, seed, epoch):
+    "The held-out loss, if there are such cells; the weights are remembered if it is the lowest so far."
+    if self.held_out is None: return {}
+    loss, before = self._held_out_loss(seed), self.history.get("held_out", [])
+    if not np.isfinite(loss):
+        raise NonFiniteLoss(f"the loss of the held-out cells is {loss} after epoch {epoch + 1}: "
+                            "lower the learning rate `lr`, or look for extreme values in the data")
+    if not before or loss < min(before): self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+    return dict(held_out=loss)
+
+# %% ../nbs/14_train.ipynb #stop003
+@patch
+def is_over(self: Fit, n_iter_no_change):
+    "Whether so many epochs have passed since the best held-out loss."
+    losses = self.history.get("held_out")
+    return bool(n_iter_no_change and losses) and len(losses) - 1 - int(np.argmin(losses)) >= n_iter_no_change
+
+@patch
+def keep_best(self: Fit):
+    "Put back the weights that were best on the held-out cells, if there are such cells."
+    if self.best is not None: self.model.load_state_dict(self.best)
 
 # %% ../nbs/14_train.ipynb #c047
 def train(
@@ -257,16 +304,19 @@ def train(
     progress=True,       # show a bar
     dense=False,         # multiply sparse rows as dense ones
     adam=None,           # dict of Adam's other settings: eps, weight_decay
+    held_out=None,       # numbers of cells that are not learnt from; the weights kept are those best on them
+    n_iter_no_change=None,  # stop after so many epochs without a better loss on them; None: never
     schedule=None,       # optimiser -> schedule of the learning rate (see torch.optim.lr_scheduler)
 ) -> dict:  # history: term -> list, one value per epoch; "sparse" is 1 where the rows were multiplied as sparse
     "Train with Adam. Ctrl-C stops after what is done; the model keeps what it has learnt."
     if checkpoint: checkpoint = checkpoint_place(checkpoint)
-    fit = Fit(model, X, batch_size, lr, device, precision, dense, adam, schedule)
+    fit = Fit(model, X, batch_size, lr, device, precision, dense, adam, schedule, held_out)
     if checkpoint and checkpoint.exists(): fit.resume(checkpoint, run or {})
     bar = tqdm(range(fit.n_epochs, max_epochs), initial=fit.n_epochs, total=max_epochs, disable=not progress,
                desc="epoch", leave=False)
     try:
         for epoch in bar:
+            if fit.is_over(n_iter_no_change): break
             if hasattr(model, "at_epoch"): model.at_epoch(epoch, max_epochs)
             fit.one_epoch(seed, epoch)
             bar.set_postfix(loss=f"{fit.history['loss'][-1]:.1f}")
@@ -274,4 +324,5 @@ def train(
             if checkpoint and is_due: fit.save(checkpoint, run or {})
     except KeyboardInterrupt:
         warnings.warn(f"stopped by Ctrl-C after {fit.n_epochs} of {max_epochs} epochs; what was learnt is kept")
+    fit.keep_best()
     return fit.history

@@ -9,15 +9,16 @@ __all__ = ['BetaVAE']
 from functools import partial
 from fastcore.meta import delegates
 from sklearn.utils._param_validation import StrOptions
-from .estimator import NOT_NEGATIVE, StackedModel
+from .estimator import NOT_NEGATIVE
+from .gaussian import GaussianModel
 from .posteriors import Gaussian
 
 # %% ../nbs/21_vae.ipynb #vaa000
-class BetaVAE(StackedModel):
-    "beta-VAE of the report's section 2.4.2: 128 and 32 units, two heads of 16, a Gaussian posterior."
-    _parameter_constraints = StackedModel._parameter_constraints | dict(
+class BetaVAE(GaussianModel):
+    "beta-VAE; that of the report's section 2.4.2 (128 and 32 units, two heads of 16) is `BetaVAE.report()`."
+    _parameter_constraints = GaussianModel._parameter_constraints | dict(
         beta=[NOT_NEGATIVE], sigma_head=[StrOptions({"log_sd", "log_var"})], latent=[StrOptions({"mean", "sample"})])
-    @delegates(StackedModel.__init__)
+    @delegates(GaussianModel.__init__)
     def __init__(self,
         beta=2.,              # weight of the Kullback-Leibler term
         sigma_head="log_sd",  # what the second head says: "log_sd" (the report's text) or "log_var" (its program)

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT/'bench'))
 def test_opponent_is_the_same_network():
     "With the same weights the plain loop's first loss is ours, and it has the same parameters"
     import plain
-    cells, model = demo(), DeepAE()
+    cells, model = demo(), DeepAE.report()
     ours = model.build(cells.n_vars)
     opponent = plain.network(cells.n_vars)
     linear = [m for m in opponent if isinstance(m, torch.nn.Linear)]
