@@ -21,17 +21,19 @@ from .posteriors import POSTERIORS, imported
 COUNT_LIKELIHOODS = dict(poisson=Poisson, nb=NegativeBinomial, zinb=ZeroInflated)
 
 class Body(nn.Module):
-    "The decoder of a model of counts up to its last layer; a batch has a row in the first."
+    "The decoder of a model of counts up to its last layer; a batch has a row in the first layer and in the last."
     def __init__(self,
         widths,       # latent first: (6, 16, 32, 128)
         n_batches=0,  # B
     ):
         super().__init__()
         self.n_batches, (first, *others) = n_batches, widths
-        self.stack = mlp((first + n_batches, *others))
+        self.stack, self.n_out = mlp((first + n_batches, *others)), widths[-1] + n_batches
 
-    def forward(self, z, batch=None):                                 # (b, L) -> (b, H)
-        return self.stack(torch.cat([z, one_of(z, batch, self.n_batches)], 1) if self.n_batches else z)
+    def forward(self, z, batch=None):                                 # (b, L) -> (b, H + B)
+        if not self.n_batches: return self.stack(z)
+        known = one_of(z, batch, self.n_batches)                      # (b, B)
+        return torch.cat([self.stack(torch.cat([z, known], 1)), known], 1)
 
 # %% ../nbs/17_paired.ipynb #prd006
 class PairedVAE(BatchedModel):
@@ -69,8 +71,8 @@ def build(self: PairedVAE, n_genes, start=None, shift=None):
     if not self.reads_counts: return self.gaussian_pair(n_genes, posterior, start, shift, self.beta)
     B = len(self.batch_names_)
     def make():
-        widths = (self.n_latent, *self.mirrored)
-        return COUNT_LIKELIHOODS[self.gene_likelihood](Body(widths, B), widths[-1], n_genes)
+        body = Body((self.n_latent, *self.mirrored), B)
+        return COUNT_LIKELIHOODS[self.gene_likelihood](body, body.n_out, n_genes)
     pair = self.stack(n_genes, posterior, make, shift, self.beta)
     if B: pair.encoder = PathEncoder(pair.encoder, self.n_latent, False, B)
     return pair
