@@ -12,28 +12,28 @@ import time, warnings, zlib
 from copy import deepcopy
 from numbers import Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
-import matplotlib.pyplot as plt
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 import torch.nn.functional as F
-from anndata import AnnData
 from fastcore.basics import patch
-from matplotlib.patches import Rectangle
 from scipy.special import expit, log_expit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.feature_selection import SelectorMixin
-from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted, validate_data
-from .checks import DataError, as_labels, check_counts, check_labels, check_log, check_matrix, is_counts
+from .checks import DataError, as_labels, check_counts, check_labels, check_log, check_matrix, is_counts, lazy
 from .estimator import NOT_NEGATIVE, POSITIVE, Saved, at_least
 from .layers import CSRBatch, SparseLinear
 from .look import LINES, PART_COLOURS, Diagram, heat, palette, style, type_groups, type_ticks
 from .train import batches, seeded, train
+
+# %% ../nbs/33_actinn.ipynb #lzi33a000
+plt, Rectangle = lazy("matplotlib.pyplot"), lazy("matplotlib.patches:Rectangle")
+AnnData, f1_score = lazy("anndata:AnnData"), lazy("sklearn.metrics:f1_score")
+StratifiedKFold = lazy("sklearn.model_selection:StratifiedKFold")
 
 # %% ../nbs/33_actinn.ipynb #c005
 def fit_logistic(

@@ -14,7 +14,6 @@ from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
-from anndata import AnnData
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -23,7 +22,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
-from .checks import FEW, DataError, cell_names, check_counts, check_kind, check_log, check_matrix
+from .checks import FEW, DataError, cell_names, check_counts, check_kind, check_log, check_matrix, lazy
 from .checks import find_genes, fingerprint, kind_of, log_scale, names_checksum, take_columns, tell, values
 from .files import write_aside
 from .layers import Decoder, Encoder, cells_per_gene, hybrid
@@ -32,6 +31,9 @@ from .losses import GATHER, prefer_sparse
 from .pair import VAE
 from .posteriors import imported
 from .train import batches, resident, seeded, train
+
+# %% ../nbs/16_estimator.ipynb #lzi16e000
+AnnData = lazy("anndata:AnnData")
 
 # %% ../nbs/16_estimator.ipynb #est005
 class Saved:
