@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np, scvae_nb
 from fastcore.docments import docments
-from .checks import DataError, lazy, tell
+from .checks import DataError, lazy, need, tell
 from .data import OWN_LIMITS, as_log_values, demo, pbmc3k, quality_control, told_quality
 from .data import round_counts as rounded
 from .files import load, write_aside
@@ -537,11 +537,13 @@ def _draw(Z, types, path):
 
 # %% ../nbs/41_cli.ipynb #em008
 def _picture(figure):
-    "Where a picture goes, or None. Raises ValueError for an ending that is not known."
+    "Where a picture goes, or None. Raises ValueError for an unknown ending, and as `need`."
     if figure is None: return None
     endings = (".png", ".pdf", ".svg", ".jpg")
-    if figure.lower().endswith(endings): return _place(figure, "the picture")
-    raise ValueError(f"figure={figure!r}: a picture ends in {', '.join(endings)}")
+    if not figure.lower().endswith(endings):
+        raise ValueError(f"figure={figure!r}: a picture ends in {', '.join(endings)}")
+    for module in ("matplotlib", "openTSNE"): need(module)
+    return _place(figure, "the picture")
 
 def _h5ad(out):
     "Where cells go. Raises ValueError for a folder, or another ending."

@@ -17,7 +17,7 @@ from .files import write_aside
 from .layers import CSRBatch, Hybrid
 
 # %% ../nbs/14_train.ipynb #lzi14t000
-Fabric = lazy("lightning_fabric:Fabric")  # it brings torch's compiler: two seconds and 80 MB, when training starts
+Fabric = lazy("lightning_fabric:Fabric")
 
 # %% ../nbs/14_train.ipynb #c005
 def resident(X, dtype=torch.float32, device="cpu"):
