@@ -10,12 +10,14 @@ FROM_USE = {'anndata', 'h5py', 'lightning_fabric', 'torch._dynamo', 'torch.distr
             'sklearn.manifold', *REPORT}                 # what no import of ours may bring, only use
 NOT_FOR_HELP = FROM_USE | {'pandas', 'scipy', 'sklearn', 'torch'}
 
-TELL = '''
-import resource, sys
+TELL = r'''
+import re, resource, sys
 {code}
-use = resource.getrusage(resource.RUSAGE_SELF)
 print(*sys.modules)
-print(use.ru_utime + use.ru_stime, use.ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10))
+use, status = resource.getrusage(resource.RUSAGE_SELF), '/proc/self/status'
+memory = use.ru_maxrss/2**20                             # of a Mac; Linux counts what the parent had, too
+if sys.platform == 'linux': memory = int(re.search(r'VmHWM:\s*(\d+)', open(status).read())[1])/2**10
+print(use.ru_utime + use.ru_stime, memory)
 '''
 
 def python(code, *args, **kw):
