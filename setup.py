@@ -7,6 +7,8 @@ here = Path(__file__).parent
 ini = ConfigParser()
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg, lib = ini['DEFAULT'], ini['DEFAULT']['lib_name']
+report = cfg['report_requirements'].split()                  # the report, its data sets and its pictures
+extras = dict(report=report, dev=report + cfg['dev_requirements'].split())
 
 setup(
     name=lib, version=cfg['version'], license='Apache-2.0',
@@ -16,7 +18,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', f"Intended Audience :: {cfg['audience']}",
                  'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Bio-Informatics'],
     python_requires='>=' + cfg['min_python'],
-    install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
+    install_requires=cfg['requirements'].split(), extras_require=extras,
     packages=find_packages(include=[lib, lib + '.*']),
     package_data={lib: ['report.ipynb', 'references.bib']},  # links into nbs/; the wheel holds what they point to
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},

@@ -10,10 +10,13 @@ __all__ = ['with_epochs', 'contenders', 'is_determined', 'scoreboard', 'beyond_t
 import numpy as np, pandas as pd
 from joblib import delayed
 from sklearn.base import clone
-from sklearn.decomposition import PCA
+from .checks import lazy
 from .estimator import MODELS
 from .evaluate import MEASURES
 from .report import TITLES, latent_table, on_all_cores, run_estimator
+
+# %% ../nbs/36_beyond.ipynb #lzi36b000
+PCA = lazy("sklearn.decomposition:PCA")
 
 # %% ../nbs/36_beyond.ipynb #c005
 def with_epochs(est, max_epochs):

@@ -14,13 +14,17 @@ import ast, difflib, html, inspect, logging, os, re, signal, sys, threading, war
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import contextmanager, suppress
 from pathlib import Path
-import anndata as ad, nbformat, numpy as np, pandas as pd, pypandoc, scvae_nb
+import numpy as np, scvae_nb
 from fastcore.docments import docments
-from plotly.offline import get_plotlyjs
-from .checks import DataError, tell
+from .checks import DataError, lazy, need, tell
 from .data import OWN_LIMITS, as_log_values, demo, pbmc3k, quality_control, told_quality
 from .data import round_counts as rounded
 from .files import load, write_aside
+
+# %% ../nbs/41_cli.ipynb #lzi41c000
+ad, h5py, pd = lazy("anndata"), lazy("h5py"), lazy("pandas")
+nbformat, papermill, pypandoc = lazy("nbformat"), lazy("papermill"), lazy("pypandoc")
+get_plotlyjs = lazy("plotly.offline:get_plotlyjs")
 
 # %% ../nbs/41_cli.ipynb #c019
 def directives(source) -> dict:
@@ -134,7 +138,7 @@ def page(nb, bib) -> str:
     return PAGE.format(title=title, css=CSS, library=library, body=body)
 
 # %% ../nbs/41_cli.ipynb #cm002
-def without_empty(adata) -> ad.AnnData:
+def without_empty(adata) -> "ad.AnnData":
     "The cells in which something was measured. Tells how many were left out."
     full = np.asarray((adata.X != 0).sum(1)).ravel() > 0
     if full.all() or not full.any(): return adata
@@ -156,7 +160,7 @@ def cells_in_file(
     min_genes: int = None,   # leave out cells that show so few genes, or fewer
     max_genes: int = None,   # leave out cells that show so many genes, or more
     max_mito: float = None,  # leave out cells with such a mitochondrial share (%), or a larger one
-) -> ad.AnnData:
+) -> "ad.AnnData":
     "The cells as they are in the file, without empty ones and those beyond the limits. Raises `DataError`."
     given = dict(rows=rows, sep=sep, layer=layer, raw=raw, genome=genome, sample=sample, unique_names=unique_names)
     limits = dict(min_genes=min_genes, max_genes=max_genes, max_mito=max_mito)
@@ -166,7 +170,7 @@ def cells_in_file(
     adata = without_empty(load(data, **given))
     return within(rounded(adata) if round_counts else adata, limits)
 
-def within(adata, limits) -> ad.AnnData:
+def within(adata, limits) -> "ad.AnnData":
     "The cells within limits of `quality_control`. Prints what was left out."
     if not limits: return adata
     kept = quality_control(adata, **OWN_LIMITS | dict(min_cells=None) | limits)
@@ -184,7 +188,7 @@ BUILT_IN = dict(demo=demo, pbmc3k=lambda: pbmc3k(verbose=False))
 def for_models(
     adata,      # counts or log values
     kind=None,  # what the values are, where that cannot be told: "counts", "log values", ...
-) -> ad.AnnData:
+) -> "ad.AnnData":
     "A copy with log values in X, and counts beside them where there are some. Raises `DataError`."
     try: return as_log_values(adata, kind)
     except DataError as e:
@@ -195,7 +199,7 @@ def read_cells(
     data="demo",  # demo, pbmc3k, or the path of a file or folder
     kind=None,    # as for `for_models`
     **reading,    # as for `cells_in_file`
-) -> ad.AnnData:
+) -> "ad.AnnData":
     "What a model is given: log values in X, and counts beside them where there are some. Raises `DataError`."
     return for_models(cells_in_file(data, **reading), kind)
 
@@ -344,7 +348,6 @@ class Notes:
 
 def run_notebook(folder, parameters):
     "The report's notebook, executed within `folder` with these parameters."
-    import papermill
     path = folder/"report.ipynb"
     nb = nbformat.read(HOME/"report.ipynb", 4)
     nb.cells = [c for c in nb.cells if "nbdev_export" not in c.source]
@@ -478,13 +481,12 @@ def train(
     est.fit(cells, *([labels] if spec.classifies else []), checkpoint=checkpoint)
     _write_model(est, out)
     _write_answers(spec, est, cells, out)
-    if est.n_epochs_ >= getattr(est, "max_epochs", 0): checkpoint.unlink(missing_ok=True)
+    if est.is_finished(cells.n_obs): checkpoint.unlink(missing_ok=True)
     print(f"The model, its history and its answers are in {out}" + ", in place of those that were there"*replaced)
 
 # %% ../nbs/41_cli.ipynb #em002
 def _can_write(value):
     "Whether h5ad can hold a table, an array or a dict."
-    import h5py
     with h5py.File("trial", "w", driver="core", backing_store=False) as f:
         try: ad.io.write_elem(f, "x", value)
         except Exception: return False
@@ -501,7 +503,7 @@ def _writable_table(table, place):
     return table.drop(columns=bad)
 
 # %% ../nbs/41_cli.ipynb #em003
-def writable(adata) -> ad.AnnData:
+def writable(adata) -> "ad.AnnData":
     "A copy that `write_h5ad` can write. Tells what was renamed or left out."
     out = adata.copy()
     out.obs, out.var = _writable_table(out.obs, "obs"), _writable_table(out.var, "var")
@@ -537,11 +539,13 @@ def _draw(Z, types, path):
 
 # %% ../nbs/41_cli.ipynb #em008
 def _picture(figure):
-    "Where a picture goes, or None. Raises ValueError for an ending that is not known."
+    "Where a picture goes, or None. Raises ValueError for an unknown ending, and as `need`."
     if figure is None: return None
     endings = (".png", ".pdf", ".svg", ".jpg")
-    if figure.lower().endswith(endings): return _place(figure, "the picture")
-    raise ValueError(f"figure={figure!r}: a picture ends in {', '.join(endings)}")
+    if not figure.lower().endswith(endings):
+        raise ValueError(f"figure={figure!r}: a picture ends in {', '.join(endings)}")
+    for module in ("matplotlib", "openTSNE"): need(module)
+    return _place(figure, "the picture")
 
 # %% ../nbs/41_cli.ipynb #em008s
 def _h5ad(out):

@@ -14,7 +14,6 @@ from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
-from anndata import AnnData
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -24,7 +23,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 import scvae_nb
 from .checks import FEW, DataError, cell_names, check_counts, check_kind, check_labels, check_log
-from .checks import check_matrix, find_genes, fingerprint, kind_of, log_scale, names_checksum
+from .checks import check_matrix, find_genes, fingerprint, kind_of, lazy, log_scale, names_checksum
 from .checks import take_columns, tell, values
 from .files import write_aside
 from .layers import Decoder, Encoder, cells_per_gene, hybrid, split_known
@@ -33,6 +32,9 @@ from .losses import GATHER, prefer_sparse
 from .pair import VAE
 from .posteriors import imported
 from .train import batches, resident, seeded, train
+
+# %% ../nbs/16_estimator.ipynb #lzi16e000
+AnnData = lazy("anndata:AnnData")
 
 # %% ../nbs/16_estimator.ipynb #est005
 class Saved:
@@ -668,6 +670,14 @@ def _describe(self: LatentModel):
     posterior = {k: v for k, v in self.net_.posterior.keywords.items() if isinstance(v, (str, Real))}
     cells = dict(prepared=self.prepared_, means=means, input=self._input)
     return super(LatentModel, self)._describe() | dict(shifted=shift is not None, posterior=posterior) | cells
+
+# %% ../nbs/16_estimator.ipynb #estf001
+@patch
+def is_finished(self: Saved,
+    n_cells,  # that it was fitted on
+) -> bool:
+    "Whether training went as far as was asked, and was not stopped on the way."
+    return self.n_epochs_ >= getattr(self, "max_epochs", 0)
 
 # %% ../nbs/16_estimator.ipynb #est050
 @patch

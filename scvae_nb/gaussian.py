@@ -227,6 +227,13 @@ def _n_epochs(self: GaussianModel, n_cells):
 def _train_settings(self: GaussianModel):
     return dict(held_out=self._held, n_iter_no_change=self.n_iter_no_change if self.early_stopping else None)
 
+# %% ../nbs/19_gaussian.ipynb #gmf001
+@patch
+def is_finished(self: GaussianModel, n_cells):
+    losses = self.history_.get("held_out", [])
+    has_settled = len(losses) - 1 - int(np.argmin(losses)) >= self.n_iter_no_change if losses else False
+    return has_settled or self.n_epochs_ >= self._n_epochs(n_cells)
+
 # %% ../nbs/19_gaussian.ipynb #gm022
 @patch
 def _start(self: GaussianModel, M, constant, dtype):

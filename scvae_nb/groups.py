@@ -8,10 +8,12 @@ __all__ = ['batch_scores', 'two_groups', 'bootstrap_weights', 'mean_shares', 'en
 # %% ../nbs/25_groups.ipynb #g002
 import numpy as np, pandas as pd, torch
 from scipy.stats import false_discovery_control, t as student
-from sklearn.metrics import silhouette_samples
-from sklearn.neighbors import NearestNeighbors
-from .checks import as_labels, cell_numbers, check_latent
+from .checks import as_labels, cell_numbers, check_latent, lazy
 from .evaluate import kmeans, scores
+
+# %% ../nbs/25_groups.ipynb #lzi25g000
+silhouette_samples = lazy("sklearn.metrics:silhouette_samples")
+NearestNeighbors = lazy("sklearn.neighbors:NearestNeighbors")
 
 # %% ../nbs/25_groups.ipynb #g005
 def _neighbours(Z, k):

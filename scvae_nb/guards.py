@@ -10,9 +10,12 @@ import codecs, errno, gzip, inspect, subprocess, sys, tarfile, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np, scipy.sparse as sp
+import numpy as np
 
-from .checks import DataError
+from .checks import DataError, lazy
+
+# %% ../nbs/01_guards.ipynb #lzi01g000
+sp = lazy("scipy.sparse")
 
 # %% ../nbs/01_guards.ipynb #g007
 NO_FILTER = "It is packed with a filter that is not installed here: pip install hdf5plugin, import it, and read again."

@@ -12,18 +12,21 @@ from functools import partial
 import numpy as np, scipy.sparse as sp, torch
 from torch import nn
 from fastcore.basics import patch
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Real
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted
+from .checks import lazy
 from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least
 from .layers import Decoder, SparseLinear
 from .likelihoods import GaussianGenes
 from .pair import VAE
 from .posteriors import Gaussian
 from .train import seeded
+
+# %% ../nbs/30_linear.ipynb #lzi30l000
+PCA = lazy("sklearn.decomposition:PCA")
 
 # %% ../nbs/30_linear.ipynb #c012
 def _covariance(W, psi):

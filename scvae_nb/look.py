@@ -9,15 +9,15 @@ __all__ = ['STYLE', 'UNLABELLED', 'GREY', 'COLOURS', 'SPARE', 'LINES', 'MODEL_CO
 
 # %% ../nbs/01_look.ipynb #c002
 from contextlib import contextmanager
-import matplotlib.patheffects as effects
-import matplotlib.pyplot as plt
+import sys
 import numpy as np
 from fastcore.basics import patch
-from IPython import get_ipython
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
-from matplotlib_inline.backend_inline import set_matplotlib_formats
-from .checks import as_labels
+from .checks import as_labels, lazy, need
+
+# %% ../nbs/01_look.ipynb #lzi01l000
+plt, effects, colors = lazy("matplotlib.pyplot"), lazy("matplotlib.patheffects"), lazy("matplotlib.colors")
+Circle, Rectangle, Polygon = (lazy(f"matplotlib.patches:{name}") for name in ("Circle", "Rectangle", "Polygon"))
+FancyArrowPatch, FancyBboxPatch = lazy("matplotlib.patches:FancyArrowPatch"), lazy("matplotlib.patches:FancyBboxPatch")
 
 # %% ../nbs/01_look.ipynb #c006
 STYLE = {
@@ -40,8 +40,9 @@ def style():
 # %% ../nbs/01_look.ipynb #c007s
 def _sharp():
     "In a notebook, figures at twice the pixels: a screen shows them sharp, and at the same size."
-    shell = get_ipython()
-    if shell and hasattr(shell, "kernel"): set_matplotlib_formats("retina")
+    if "IPython" not in sys.modules: return
+    shell = need("IPython").get_ipython()
+    if shell and hasattr(shell, "kernel"): need("matplotlib_inline.backend_inline").set_matplotlib_formats("retina")
 
 # %% ../nbs/01_look.ipynb #c010
 UNLABELLED, GREY = "unlabelled", "#C8C8C8"
@@ -77,7 +78,8 @@ def mix(
     share,   # of the other, 0 to 1
 ) -> str:    # "#RRGGBB"
     "A colour between two others."
-    return to_hex(np.array(to_rgb(colour))*(1 - share) + np.array(to_rgb(other))*share).upper()
+    a, b = (np.array(colors.to_rgb(c)) for c in (colour, other))
+    return colors.to_hex(a*(1 - share) + b*share).upper()
 
 def _shade(colour, i):
     "The colour as it is (i = 0), lighter (1), darker (2), and over again."

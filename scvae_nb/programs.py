@@ -8,14 +8,13 @@ __all__ = ['ProgramEncoder', 'ProgramPair', 'GenePrograms', 'usage_by_type', 'pl
 # %% ../nbs/35_programs.ipynb #prg002
 import warnings
 from functools import partial
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, scipy.sparse as sp, torch
+import numpy as np, pandas as pd, scipy.sparse as sp, torch
 from torch import nn
-from anndata import AnnData
 from fastcore.basics import patch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Real
 from sklearn.utils.validation import check_is_fitted
-from .checks import as_labels, check_labels
+from .checks import as_labels, check_labels, lazy
 from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least, listed
 from .layers import Cell, SparseLinear, log1p
 from .look import heat, style, type_groups, type_ticks
@@ -24,6 +23,10 @@ from .rates import Amounts, Rates, log_rates
 from .scvi import BatchNorm
 from .thinning import thin
 from .train import batches, seeded
+
+# %% ../nbs/35_programs.ipynb #lzi35x00
+plt, Figure = lazy("matplotlib.pyplot"), lazy("matplotlib.figure:Figure")
+AnnData = lazy("anndata:AnnData")
 
 # %% ../nbs/35_programs.ipynb #prg005
 class ProgramEncoder(nn.Module):
@@ -393,7 +396,7 @@ def plot_programs(
     y,           # (n_cells,) types
     genes=None,  # DataFrame of `top_genes`: the first three are written under each program
     names=None,  # dict or Series: program -> name
-) -> plt.Figure:
+) -> Figure:
     "In what share of the cells of each type is each program on, in per cent."
     groups, table = type_groups(y), _in_order(usage_by_type(on, y))
     fig, ax = plt.subplots(figsize=(2.2 + 1.05*table.shape[1], 1.6 + .42*len(table)))
@@ -417,7 +420,7 @@ def plot_share(
     shares,   # (n_cells, n_latent) from `transform`
     programs, # numbers of the programs to draw, 1 for P1
     titles=None,  # of the panels
-) -> plt.Figure:
+) -> Figure:
     "A picture of the cells for each program, coloured by its share of the cell's molecules."
     n = len(programs)
     columns = min(4, n)

@@ -10,7 +10,6 @@ __all__ = ['gaussian_nll', 'with_targets', 'split_targets', 'RegressionNet', 'Ga
 import math
 from numbers import Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
-from anndata import AnnData
 from fastcore.basics import patch
 from scipy.stats import norm
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
@@ -18,11 +17,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
-from .checks import DataError, by_name, check_log, check_matrix, checksum, find_genes, fingerprint
+from .checks import DataError, by_name, check_log, check_matrix, checksum, find_genes, fingerprint, lazy
 from .checks import take_columns, tell
 from .estimator import NOT_NEGATIVE, TRAINING, Saved, listed
 from .layers import CSRBatch, SparseLinear
 from .train import batches, seeded, train
+
+# %% ../nbs/29_regression.ipynb #lzi29x00
+AnnData = lazy("anndata:AnnData")
 
 # %% ../nbs/29_regression.ipynb #reg005
 def gaussian_nll(

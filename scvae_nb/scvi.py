@@ -11,12 +11,11 @@ from copy import deepcopy
 from numbers import Real
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 from torch import nn
-from anndata import AnnData
 from fastcore.basics import patch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from .checks import check_labels
+from .checks import check_labels, lazy
 from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least
 from .groups import bootstrap_weights, call_genes, enough_cells, fold_changes, mean_shares, two_groups
 from .layers import Cell, SparseLinear, log1p
@@ -25,6 +24,9 @@ from .pair import VAE, KLWarmup
 from .paired import COUNT_LIKELIHOODS
 from .posteriors import Gaussian
 from .train import batches, seeded, train
+
+# %% ../nbs/32_scvi.ipynb #lzi32s000
+AnnData = lazy("anndata:AnnData")
 
 # %% ../nbs/32_scvi.ipynb #c034
 class BatchNorm(nn.BatchNorm1d):

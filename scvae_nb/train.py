@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np, scipy.sparse as sp, torch
 from tqdm.auto import tqdm
 from fastcore.basics import patch
-from lightning_fabric import Fabric
+from .checks import lazy
 from .files import write_aside
 from .layers import CSRBatch, Hybrid
+
+# %% ../nbs/14_train.ipynb #lzi14t000
+Fabric = lazy("lightning_fabric:Fabric")
 
 # %% ../nbs/14_train.ipynb #c005
 def resident(X, dtype=torch.float32, device="cpu"):

@@ -8,20 +8,22 @@ __all__ = ['CBMC', 'ZHENG', 'ZHENG_URL', 'IN_R', 'DEVELOPMENT', 'read_cbmc', 're
            'compared', 'verdict']
 
 # %% ../nbs/39_truth.ipynb #tr002
-import os, tarfile, warnings
+import os, random, warnings
 from functools import partial
 from pathlib import Path
-import anndata as ad, h5py, igraph, numpy as np, pandas as pd, pooch, random, scipy.sparse as sp
+import numpy as np, pandas as pd, scipy.sparse as sp
 from sklearn.base import clone
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normalized_mutual_info_score, r2_score
-from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors, kneighbors_graph
+from .checks import lazy
 from .data import log_normalize, mark_variable
 from .estimator import MODELS
 from .files import DataError, load
 from .gaussian import closed_form, unit_scores
+
+# %% ../nbs/39_truth.ipynb #lzi39x00
+ad, h5py, igraph, pooch = lazy("anndata"), lazy("h5py"), lazy("igraph"), lazy("pooch")
+AnnData, KMeans, PCA = lazy("anndata:AnnData"), lazy("sklearn.cluster:KMeans"), lazy("sklearn.decomposition:PCA")
+metrics, split = lazy("sklearn.metrics"), lazy("sklearn.model_selection")
+near = lazy("sklearn.neighbors")
 
 # %% ../nbs/39_truth.ipynb #tr005
 CBMC = ("https://raw.githubusercontent.com/ttgump/scDCC/142e4e0370f4134751e92a160f95f97fce8db369/data/CITE_PBMC/"
@@ -43,7 +45,7 @@ def _fetched(url, known_hash=None):
 
 def read_cbmc(
     path,  # HDF5 with X (counts), ADT_X (proteins) and Y (clusters)
-) -> ad.AnnData:
+) -> AnnData:
     "Cells with counts, obsm[\"protein\"] and obs[\"cell_type\"]; raises DataError."
     with h5py.File(path) as f:
         missing = [k for k in ("X", "ADT_X", "Y") if k not in f]
@@ -56,7 +58,7 @@ def read_cbmc(
 # %% ../nbs/39_truth.ipynb #tr007
 def read_sorted(
     paths,  # dict: name of a population -> archive of 10x Genomics
-) -> ad.AnnData:
+) -> AnnData:
     "Populations one below the other, obs[\"cell_type\"] their names. Raises DataError: other genes, no whole counts."
     parts = {name: load(path, verbose=False) for name, path in paths.items()}
     first = next(iter(parts.values()))
@@ -82,7 +84,7 @@ def _raw(name, folder):
 def truth_data(
     name,           # "cbmc_cite3000", "pollen", "ipsc_cm", "mesc_media", "zheng10"
     data_dir=None,  # folder that has truth/NAME.h5ad; None: $SCVAE_NB_DATA
-) -> ad.AnnData:    # log values in X, layers["counts"], obs["cell_type"], perhaps obs["batch"], obsm["protein"]
+) -> AnnData:    # log values in X, layers["counts"], obs["cell_type"], perhaps obs["batch"], obsm["protein"]
     "Cells whose types are known from outside; raises DataError."
     cells = _raw(name, data_dir or os.environ.get("SCVAE_NB_DATA"))
     keep = np.asarray((cells.X > 0).sum(0)).ravel() > 0
@@ -95,7 +97,7 @@ def leiden(
     seed=0,
 ) -> np.ndarray:   # (N,) number of the community of each cell
     "Leiden communities of the graph of neighbours: modularity, resolution one."
-    A = kneighbors_graph(Z, min(n_neighbors, len(Z) - 1))
+    A = near.kneighbors_graph(Z, min(n_neighbors, len(Z) - 1))
     A = A.maximum(A.T).tocoo()
     once = A.row < A.col
     graph = igraph.Graph(n=len(Z), edges=np.c_[A.row, A.col][once].tolist())
@@ -110,7 +112,8 @@ def mixing(
 ) -> float:  # 0: neighbours are of one batch; 1: of every batch as many
     "Inverse Simpson index of the batches among the neighbours of a cell, scaled."
     codes = pd.Categorical(np.asarray(batch)).codes
-    neighbours = NearestNeighbors(n_neighbors=min(n_neighbors, len(Z) - 1)).fit(Z).kneighbors(return_distance=False)
+    graph = near.NearestNeighbors(n_neighbors=min(n_neighbors, len(Z) - 1)).fit(Z)
+    neighbours = graph.kneighbors(return_distance=False)              # (N, n_neighbors)
     shares = np.eye(codes.max() + 1)[codes[neighbours]].mean(1)       # (N, B)
     return float(((1/(shares**2).sum(1)).mean() - 1)/codes.max())
 
@@ -122,19 +125,20 @@ def measures(
 ) -> dict:    # measure -> number
     "How well a latent agrees with what is known of the cells."
     y = np.asarray(cells.obs["cell_type"]).astype(str)
-    nmi = partial(normalized_mutual_info_score, average_method="geometric")
+    nmi = partial(metrics.normalized_mutual_info_score, average_method="geometric")
     groups = dict(kmeans=KMeans(len(set(y)), n_init=10, random_state=seed).fit_predict(Z), leiden=leiden(Z, seed=seed))
-    agreements = dict(nmi=nmi, ari=adjusted_rand_score)
+    agreements = dict(nmi=nmi, ari=metrics.adjusted_rand_score)
     out = {f"{k}_{name}": f(y, g) for k, g in groups.items() for name, f in agreements.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)                  # a type of fewer than five cells
-        folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-        votes = cross_val_predict(KNeighborsClassifier(15), Z, y, cv=folds)
-    out["accuracy"] = balanced_accuracy_score(y, votes)
+        folds = split.StratifiedKFold(5, shuffle=True, random_state=seed)
+        votes = split.cross_val_predict(near.KNeighborsClassifier(15), Z, y, cv=folds)
+    out["accuracy"] = metrics.balanced_accuracy_score(y, votes)
     if "protein" in cells.obsm:
         P = np.asarray(cells.obsm["protein"])
-        guess = cross_val_predict(KNeighborsRegressor(15), Z, P, cv=KFold(5, shuffle=True, random_state=seed))
-        out["protein_r2"] = r2_score(P, guess)
+        folds = split.KFold(5, shuffle=True, random_state=seed)
+        guess = split.cross_val_predict(near.KNeighborsRegressor(15), Z, P, cv=folds)
+        out["protein_r2"] = metrics.r2_score(P, guess)
     if "batch" in cells.obs: out["mixing"] = mixing(Z, cells.obs["batch"])
     return out
 
