@@ -475,10 +475,10 @@ def train(
     cells = read_cells(data, kind, **reading)
     _has_columns(cells, labels=labels, batch=batch)
     if kind == "log values" and hasattr(est, "set_input"): est.set_input(kind=kind)
-    est.fit(cells, *([labels] if spec.classifies else []), checkpoint=checkpoint)
+    with stoppable() as signals: est.fit(cells, *([labels] if spec.classifies else []), checkpoint=checkpoint)
     _write_model(est, out)
     _write_answers(spec, est, cells, out)
-    if est.n_epochs_ >= getattr(est, "max_epochs", 0): checkpoint.unlink(missing_ok=True)
+    if not signals: checkpoint.unlink(missing_ok=True)
     print(f"The model, its history and its answers are in {out}" + ", in place of those that were there"*replaced)
 
 # %% ../nbs/41_cli.ipynb #em002
