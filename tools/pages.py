@@ -20,6 +20,9 @@ MAX_CHANGE = 1.5                 # of 255, by which the pixels of a picture may 
 LONG = 12                        # lines of an example that stay open
 CHECKS = ('assert', 'test_', 'expect_raises', 'raises')
 PICTURES = ('image/png', 'image/svg+xml')
+WIDGET = 'application/vnd.jupyter.widget-view+json'    # a stored progress bar
+READ = {'report', 'beyond'}      # modules whose page is read as a text: the reference of a name is folded there
+OURS = re.compile(r'^\S+:\d+: ((?:Data|Latent)Warning: .*)$', re.M)
 
 def default_exp_(cell, module):
     "Drop the cell that only names the module"
@@ -48,7 +51,10 @@ def checks(cell):
     return [n for n in tree(cell) if is_check(n)]
 
 def has_picture(cell): return any(k in PICTURES for o in cell.get('outputs', []) for k in o.get('data', {}))
-def has_output(cell): return bool(cell.get('outputs'))
+def is_silent(cell): return re.search(r'^#\|\s*output:\s*false', cell.source, re.M) is not None
+def has_output(cell): return bool(cell.get('outputs')) and not is_silent(cell)
+def has_words(cell): return any('text/markdown' in o.get('data', {}) for o in cell.get('outputs', []))
+def is_table(cell): return re.search(r'^#\|\s*label:\s*tbl-', cell.source, re.M) is not None
 
 def public(cell):
     "Public names that a cell defines: `load`, `CSRBatch`, and `CSRBatch.take` for a method that is patched in"
@@ -116,9 +122,15 @@ def reference(module, name):
     source = lookup().code(name) or lookup().code(f'scvae_nb.{module}.{name}') or ''
     link = f'[source]({source}){{.source}}' if source else ''
     text = own_links(lookup().linkify(body.strip()))
+    if module in READ: text = folded(f'What <code>{name}</code> takes', text)
     return f'::: {{#{places()[name][1]} .api}}\n[`{name}`]{{.api-name}} {link}\n\n{text}\n:::'
 
 # ---- folds
+
+def folded(summary, text):
+    "Markdown that is closed under a line"
+    opening = f'```{{=html}}\n<details class="code-fold"><summary>{summary}</summary>\n```'
+    return f'{opening}\n\n{text}\n\n```{{=html}}\n</details>\n```'
 
 def fold(cell, summary):
     "A code cell that is closed under a line that says what is in it"
@@ -132,6 +144,8 @@ def fold_name(cell, names):
     if 'export' in cell.directives_ or 'exporti' in cell.directives_:
         return f"Source of {', '.join(names)}" if names else 'Source'
     if has_picture(cell): return 'How this figure is drawn'
+    if is_table(cell): return 'How this table is made'
+    if has_words(cell): return 'How this is computed'
     if checks(cell) and not has_output(cell): return 'Tests'
     if len(lines(cell.source)) > LONG: return 'How this is computed'
 
@@ -143,13 +157,20 @@ def joins(before, cell):
 # ---- what a page does not need
 
 def lighten(cell):
-    "No scripts from elsewhere (a stored progress bar would load some), and smaller pictures"
-    for o in cell.get('outputs', []):
+    "No scripts from elsewhere (a stored progress bar would load some), no warnings of libraries, smaller pictures"
+    kept = [o for o in cell.get('outputs', []) if WIDGET not in o.get('data', {}) and not is_noise(o)]
+    if 'outputs' in cell: cell['outputs'] = kept
+    for o in kept:
         data = o.get('data', {})
-        data.pop('application/vnd.jupyter.widget-view+json', None)
-        if 'text/html' in data: data['text/html'] = own_plotly(text_of(data['text/html']))
-        if 'text/markdown' in data: data['text/markdown'] = own_links(text_of(data['text/markdown']))
+        if 'text/html' in data: data['text/html'] = claims_table(own_plotly(text_of(data['text/html'])))
+        if 'text/markdown' in data: data['text/markdown'] = claim(own_links(text_of(data['text/markdown'])))
         if 'image/png' in data: data['image/png'] = small_png(text_of(data['image/png']))
+
+def is_noise(output):
+    "Whether nothing that was written to the error stream is a warning of ours; of those the place is left out"
+    if output.get('name') != 'stderr': return False
+    output['text'] = '\n'.join(OURS.findall(text_of(output['text'])))
+    return not output['text']
 
 def small_png(data):
     "A picture in 256 colours, a third of the size, unless that shows"
@@ -170,6 +191,32 @@ def own_plotly(html):
     html = re.sub(r'<script[^>]*>\s*window\.PlotlyConfig.*?</script>', '', html, flags=re.S)
     html = re.sub(r'<script(?: type="text/javascript")?>', '<script type="text/x-plot">', html)
     return f'<div class="plot-3d">{html}</div>\n<script src="plots.js" defer></script>'
+
+# ---- the report's claims: each in a frame, its verdict in one of three colours
+
+CLAIM = re.compile(r'(\*\*Claim \d+: .*?\*\*) (.*?)\n\nHere: (.*)\. Verdict: \*\*(.*)\*\*\.', re.S)
+VERDICTS = {'holds': 'holds', 'does not hold': 'fails'}     # any other is qualified
+
+def verdict(text):
+    "(what stands out, its class, what is said of it beside)"
+    short, mark, more = re.match(r'([^;:]*)([;:]?)(.*)', text, re.S).groups()
+    return short, VERDICTS.get(text, 'qualified'), mark + more
+
+def claim(text):
+    "A claim as its sentence, its rule, what was measured, and the verdict"
+    found = CLAIM.fullmatch(text.strip())
+    if not found: return text
+    short, kind, more = verdict(found[4])
+    return (f'::: claim\n{found[1]}\n\n{found[2]}\n\n**Here:** {found[3]}.\n\n'
+            f'[{short}]{{.verdict .{kind}}}{more}\n:::')
+
+def claims_table(page):
+    "The verdicts of the table of claims, which are its last column"
+    if not re.search(r'class="[^"]*\bclaims\b', page): return page
+    def last(cell):
+        short, kind, more = verdict(cell[1])
+        return f'<td><span class="verdict {kind}">{short}</span>{more}</td>{cell[2]}'
+    return re.sub(r'<td>([^<]*)</td>(\s*</tr>)', last, page)
 
 class Page(Processor):
     "The whole of a notebook: references, folds, links to the notebook"
