@@ -50,7 +50,10 @@ def checks(cell):
         return any(name.startswith(CHECKS) or '.testing.' in name for name in names)
     return [n for n in tree(cell) if is_check(n)]
 
-def has_picture(cell): return any(k in PICTURES for o in cell.get('outputs', []) for k in o.get('data', {}))
+def has_picture(cell):
+    data = [o.get('data', {}) for o in cell.get('outputs', [])]
+    turns = any('plotly-graph-div' in str(d.get('text/html')) for d in data)
+    return turns or any(k in PICTURES for d in data for k in d)
 def is_silent(cell): return re.search(r'^#\|\s*output:\s*false', cell.source, re.M) is not None
 def has_output(cell): return bool(cell.get('outputs')) and not is_silent(cell)
 def has_words(cell): return any('text/markdown' in o.get('data', {}) for o in cell.get('outputs', []))
@@ -238,7 +241,7 @@ class Page(Processor):
         if cell.cell_type != 'code' or not cell.source: return [cell]
         lighten(cell)
         names = public(cell) if module and 'export' in cell.directives_ else []
-        summary = fold_name(cell, names)
+        summary = fold_name(cell, names) or ('How this is computed' if module in READ else None)
         if summary: cell['fold'] = summary
         docs = [d for n in names if (d := reference(module, n))]
         return [*(note(d) for d in docs), cell]
