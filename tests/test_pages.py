@@ -143,6 +143,56 @@ def test_folds(source, outputs, directives, fold):
     made = cell(source, *outputs, **directives)
     assert pages.fold_name(made, pages.public(made)) == fold
 
+@pytest.mark.parametrize('source, output, fold', [
+    ('#| label: tbl-x\ntable', {'data': {'text/html': '<table></table>'}}, 'How this table is made'),
+    ('say("x")', {'data': {'text/markdown': 'x'}}, 'How this is computed'),
+    ('cube', {'data': {'text/html': '<div class="plotly-graph-div"></div>'}}, 'How this figure is drawn'),
+    ('#| output: false\nassert x', {'text': 'x'}, 'Tests'),
+])
+def test_folds_by_what_is_shown(source, output, fold):
+    assert pages.fold_name(cell(source, output), []) == fold
+
+def test_gathered():
+    "On a page that is read: names, code and tests in one fold between two texts; what shows something stays outside"
+    made = [pages.note('A text'), pages.note('about f', names=['f']), cell('def f(): pass', export=1), cell('assert f'),
+            cell('f()', {'text': '1'}), cell('assert g'), pages.note('Another')]
+    sources = [c.source for c in pages.gathered(made)]
+    assert sources == ['A text', pages.opening('Code: f'), 'about f', 'def f(): pass', 'assert f',
+                       '```{=html}\n</details>\n```', 'f()', 'assert g', 'Another']
+
+CLAIM = '**Claim {}: It is so.** Measured: x.\n\nHere: one: two. Verdict: **{}**.'
+@pytest.mark.parametrize('verdict, shown', [
+    ('holds', '[holds]{.verdict .holds}'), ('does not hold', '[does not hold]{.verdict .fails}'),
+    ('does not hold; but x', '[does not hold]{.verdict .qualified} but x'),
+    ('5 seeds cannot tell: x, y', '[5 seeds cannot tell]{.verdict .qualified} x, y'),
+])
+def test_claims(verdict, shown):
+    "A verdict stands out, in a sentence and in the table"
+    text = pages.claim(CLAIM.format(1, verdict))
+    rule, here = 'Measured: x.', '**Here:** one: two.'
+    assert text == f'::: claim\n**Claim 1: It is so.**\n\n{rule}\n\n{here}\n\n{shown}\n:::'
+    row = f'<table class="table claims"><tr><td>1. It</td><td>two</td><td>{verdict}</td></tr></table>'
+    table = pages.claims_table(row)
+    assert table.count('class="verdict') == 1 and '<td>two</td>' in table
+    assert pages.claims_table(row.replace(' claims', '')) == row.replace(' claims', '') and pages.claim('x') == 'x'
+
+def test_claims_of_the_report(site):
+    "Twelve in frames, twelve in the table, in the colours that the conclusion counts"
+    text = (site.folder/'report.html').read_text(encoding='utf-8')
+    assert text.count('<div class="claim">') == 12 and text.count('class="verdict ') == 24
+    stands, fails, rest = (text.count(f'class="verdict {kind}"')//2 for kind in ('holds', 'fails', 'qualified'))
+    said = r'Of the twelve claims, (\d+) holds? [^,]*, (\d+) do(?:es)? not, and\s+(\d+) need'
+    assert [stands, fails, rest] == [int(n) for n in re.findall(said, text)[-1]]   # the others are in code
+
+def test_noise_is_not_shown():
+    "No progress bar, no warning of a library; of a warning of ours, not the place"
+    bar = {'data': {pages.WIDGET: {}, 'text/plain': '0%'}}
+    other = {'name': 'stderr', 'text': '/x/y.py:3: UserWarning: no\n  code\n'}
+    ours = {'name': 'stderr', 'text': '/x/y.py:3: DataWarning: look here\n  code\n'}
+    made = cell('x', bar, other, ours)
+    pages.lighten(made)
+    assert made['outputs'] == [{'name': 'stderr', 'text': 'DataWarning: look here'}]
+
 def test_neighbours_are_one_fold():
     "Two folds of tests that show nothing; not a fold of tests beside one of imports"
     made = [cell('assert x'), cell('assert y'), cell('import os')]

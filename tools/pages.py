@@ -5,6 +5,7 @@ Each exported name gets its reference (signature, parameters, a link to its sour
 code folded under it. Imports and tests are folded too, so that a page is read as text and examples."""
 import ast, base64, importlib, re, sys
 from functools import lru_cache
+from itertools import groupby
 from io import BytesIO
 from pathlib import Path
 from nbdev.doclinks import NbdevLookup, patch_name
@@ -21,7 +22,7 @@ LONG = 12                        # lines of an example that stay open
 CHECKS = ('assert', 'test_', 'expect_raises', 'raises')
 PICTURES = ('image/png', 'image/svg+xml')
 WIDGET = 'application/vnd.jupyter.widget-view+json'    # a stored progress bar
-READ = {'report', 'beyond'}      # modules whose page is read as a text: the reference of a name is folded there
+READ = {'report', 'beyond'}      # modules whose page is read as a text: all that shows nothing is folded there
 OURS = re.compile(r'^\S+:\d+: ((?:Data|Latent)Warning: .*)$', re.M)
 
 def default_exp_(cell, module):
@@ -125,15 +126,25 @@ def reference(module, name):
     source = lookup().code(name) or lookup().code(f'scvae_nb.{module}.{name}') or ''
     link = f'[source]({source}){{.source}}' if source else ''
     text = own_links(lookup().linkify(body.strip()))
-    if module in READ: text = folded(f'What <code>{name}</code> takes', text)
     return f'::: {{#{places()[name][1]} .api}}\n[`{name}`]{{.api-name}} {link}\n\n{text}\n:::'
 
 # ---- folds
 
-def folded(summary, text):
-    "Markdown that is closed under a line"
-    opening = f'```{{=html}}\n<details class="code-fold"><summary>{summary}</summary>\n```'
-    return f'{opening}\n\n{text}\n\n```{{=html}}\n</details>\n```'
+def shows(cell):
+    "Whether a cell is text, or code with something to see; the reference of a name is neither"
+    return has_output(cell) if cell.cell_type == 'code' else 'names' not in cell
+
+def gathered(cells):
+    "On a page that is read as a text: references, code and tests between two texts as one fold"
+    out = []
+    for visible, run in groupby(cells, shows):
+        run = list(run)
+        names = [n for c in run for n in c.get('names', [])]
+        if visible or not names: out += run
+        else: out += [note(opening(f"Code: {', '.join(names)}")), *run, note('```{=html}\n</details>\n```')]
+    return out
+
+def opening(summary): return f'```{{=html}}\n<details class="code-fold"><summary>{summary}</summary>\n```'
 
 def fold(cell, summary):
     "A code cell that is closed under a line that says what is in it"
@@ -202,8 +213,8 @@ VERDICTS = {'holds': 'holds', 'does not hold': 'fails'}     # any other is quali
 
 def verdict(text):
     "(what stands out, its class, what is said of it beside)"
-    short, mark, more = re.match(r'([^;:]*)([;:]?)(.*)', text, re.S).groups()
-    return short, VERDICTS.get(text, 'qualified'), mark + more
+    short, more = re.match(r'([^;:,]*)[;:,]?(.*)', text, re.S).groups()
+    return short, VERDICTS.get(text, 'qualified'), more
 
 def claim(text):
     "A claim as its sentence, its rule, what was measured, and the verdict"
@@ -229,7 +240,8 @@ class Page(Processor):
         nb.metadata.pop('widgets', None)
         first, *rest = [new for c in nb.cells for new in self.written(c, module)]
         links = [note(notebook_links(Path(nb.path_).name))] if getattr(nb, 'path_', None) and module else []
-        nb.cells = joined([first, *links, *rest])
+        cells = joined([first, *links, *rest])
+        nb.cells = gathered(cells) if module in READ else cells
         for i, c in enumerate(nb.cells): c.idx_ = i
 
     def written(self, cell, module):
@@ -243,8 +255,8 @@ class Page(Processor):
         names = public(cell) if module and 'export' in cell.directives_ else []
         summary = fold_name(cell, names) or ('How this is computed' if module in READ else None)
         if summary: cell['fold'] = summary
-        docs = [d for n in names if (d := reference(module, n))]
-        return [*(note(d) for d in docs), cell]
+        docs = [note(d, names=[n]) for n in names if (d := reference(module, n))]
+        return [*docs, cell]
 
 def notebook_links(name):
     "Where the notebook behind a page can be had, and run"
@@ -252,9 +264,9 @@ def notebook_links(name):
     colab = f'https://colab.research.google.com/github/{REPO}/blob/main/nbs/{name}'
     return f'::: notebook-links\n[Download this notebook]({download}) · [Open in Colab]({colab})\n:::'
 
-def note(text):
+def note(text, **more):
     cell = mk_cell(text, 'markdown')
-    cell['directives_'] = {}
+    cell.update(directives_={}, **more)
     return cell
 
 def joined(cells):

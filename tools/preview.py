@@ -72,7 +72,9 @@ class Writer:
         if o.output_type == 'stream': return f"```\n{''.join(o.text).rstrip()}\n```"
         for kind, ending in ('image/png', 'png'), ('image/svg+xml', 'svg'):
             if kind in data: return self.figure(text(kind), ending, opts, name, o.get('metadata', {}).get(kind, {}))
-        if 'text/html' in data: return self.caption(opts) + f"```{{=html}}\n{text('text/html')}\n```"
+        if 'text/html' in data:
+            page, caption = f"```{{=html}}\n{text('text/html')}\n```", self.caption(opts)
+            return f'{page}\n\n{caption}' if str(opts.get('label', '')).startswith('fig-') else caption + page
         if 'text/markdown' in data: return self.caption(opts) + text('text/markdown')
         return f"```\n{text('text/plain')}\n```" if 'text/plain' in data else ''
 
