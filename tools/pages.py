@@ -106,14 +106,17 @@ def own_links(text):
         return f'[`{m[1]}`]({here[0]}#{here[1]})' if here else f'`{m[1]}`'
     return LINK.sub(link, text)
 
-def free_headings(text, page):
-    "A heading is no link; one whose own anchor would be that of a name gets another"
+def free_headings(text, page, used):
+    "A heading is no link; one whose own anchor would be that of a name gets another, which no other one has (`used`)"
     taken = {a for p, a in places().values() if p == page}
     def heading(m):
         line = re.sub(r'\[(`[^`]+`)\]\([^)]*\)', r'\1', m[0])
         words = re.sub(r'[^\w\s.-]', '', line.lstrip('# ').lower()).strip()
         slug = re.sub(r'\s+', '-', words)
-        return f'{line} {{#about-{slug}}}' if slug in taken and '{#' not in line else line
+        if slug not in taken or '{#' in line: return line
+        used.append(slug)
+        more = f'-{used.count(slug)}'*(used.count(slug) > 1)
+        return f'{line} {{#about-{slug}{more}}}'
     return re.sub(r'^#{1,6} .*$', heading, text, flags=re.M)
 
 def reference(module, name):
@@ -235,7 +238,7 @@ def claims_table(page):
 class Page(Processor):
     "The whole of a notebook: references, folds, links to the notebook"
     def begin(self):
-        nb = self.nb
+        nb, self.used = self.nb, []
         module = next((c.directives_['default_exp'][0] for c in nb.cells if 'default_exp' in c.directives_), None)
         nb.metadata.pop('widgets', None)
         first, *rest = [new for c in nb.cells for new in self.written(c, module)]
@@ -248,7 +251,7 @@ class Page(Processor):
         "A cell of the notebook as cells of the page"
         if cell.cell_type == 'markdown':
             source = own_links(cell.source.replace('<!-- reference -->', index_by_page()))
-            cell['source'] = free_headings(source, page_of(Path(self.nb.path_).name))
+            cell['source'] = free_headings(source, page_of(Path(self.nb.path_).name), self.used)
             return [cell]
         if cell.cell_type != 'code' or not cell.source: return [cell]
         lighten(cell)
