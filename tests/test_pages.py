@@ -154,8 +154,9 @@ def test_folds_by_what_is_shown(source, output, fold):
 
 def test_gathered():
     "On a page that is read: names, code and tests in one fold between two texts; what shows something stays outside"
-    made = [pages.note('A text'), pages.note('about f', names=['f']), cell('def f(): pass', export=1), cell('assert f'),
-            cell('f()', {'text': '1'}), cell('assert g'), pages.note('Another')]
+    about = pages.note('about f', names_=['f'])
+    made = [pages.note('A text'), about, cell('def f(): pass', export=1), cell('assert f'), cell('f()', {'text': '1'}),
+            cell('assert g'), pages.note('Another')]
     sources = [c.source for c in pages.gathered(made)]
     assert sources == ['A text', pages.opening('Code: f'), 'about f', 'def f(): pass', 'assert f',
                        '```{=html}\n</details>\n```', 'f()', 'assert g', 'Another']

@@ -135,14 +135,14 @@ def reference(module, name):
 
 def shows(cell):
     "Whether a cell is text, or code with something to see; the reference of a name is neither"
-    return has_output(cell) if cell.cell_type == 'code' else 'names' not in cell
+    return has_output(cell) if cell.cell_type == 'code' else 'names_' not in cell
 
 def gathered(cells):
     "On a page that is read as a text: references, code and tests between two texts as one fold"
     out = []
     for visible, run in groupby(cells, shows):
         run = list(run)
-        names = [n for c in run for n in c.get('names', [])]
+        names = [n for c in run for n in c.get('names_', [])]
         if visible or not names: out += run
         else: out += [note(opening(f"Code: {', '.join(names)}")), *run, note('```{=html}\n</details>\n```')]
     return out
@@ -258,7 +258,7 @@ class Page(Processor):
         names = public(cell) if module and 'export' in cell.directives_ else []
         summary = fold_name(cell, names) or ('How this is computed' if module in READ else None)
         if summary: cell['fold'] = summary
-        docs = [note(d, names=[n]) for n in names if (d := reference(module, n))]
+        docs = [note(d, names_=[n]) for n in names if (d := reference(module, n))]
         return [*docs, cell]
 
 def notebook_links(name):
