@@ -104,7 +104,8 @@ a { color: #0072B2; text-decoration: none }
 blockquote { margin: 0 0 2em; font-style: italic; color: #555 }
 table { border-collapse: collapse; font-size: .85em }
 td, th { padding: .3em .7em; border-bottom: 1px solid #ddd; text-align: right }
-th:first-child, .claims td, .claims th { text-align: left }
+th:first-child, .claims td, .claims th { text-align: left; vertical-align: top }
+.claims td:last-child { font-weight: 600; width: 27% }
 .anchor-link { display: none }
 math[display=block] { margin: 1em 0; overflow-x: auto; overflow-y: hidden }
 li { margin: .3em 0 }

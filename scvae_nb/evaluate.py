@@ -424,14 +424,15 @@ def _scene():
 def plot_3d(
     E3,         # (n_cells, 3) t-SNE
     y,          # (n_cells,) types
-    title="",   # above the picture
+    title="",   # above the picture; a caption says it better
     size=2.5,   # diameter of a point in pixels
 ) -> Plot3D:
     "Cells in space, coloured by type: drag to turn, click on a type to hide it."
     E3 = _check_embedding(E3, 3).round(2)
     clouds = [_cloud(E3, t, c, i, size) for t, c, i in type_groups(y, len(E3))]
+    legend = dict(itemsizing="constant", orientation="h", x=.5, xanchor="center", y=0, yanchor="top")   # below
     layout = dict(
-        template="none", title=title, height=540, scene=_scene(), legend=dict(itemsizing="constant", y=.5),
+        template="none", title=title, height=600, scene=_scene(), legend=legend,
         margin=dict(l=0, r=0, b=0, t=40 if title else 0))
     return Plot3D(go.Figure(clouds, layout))
 

@@ -1,7 +1,7 @@
 """The site as a reader gets it, built by pandoc with the site's own style sheet (tools/preview.py): every link lands,
 every public name has its place, formulas convert, and in Chromium no page is wider than the screen. What needs
 Chromium, or axe-core from npm, is skipped where that is absent."""
-import logging, os, re, shutil, subprocess, sys
+import gzip, logging, os, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 import pytest
 from conftest import ROOT
@@ -113,9 +113,10 @@ def test_nothing_from_elsewhere(site):
     assert not re.search(r'@import|https?://', (ROOT/'nbs/styles.css').read_text(encoding='utf-8'))
 
 def test_weight(site):
-    "The report as it is loaded, with its style, its pictures and what draws its 3-D figures: under 2.5 MB"
-    files = ['report.html', *site.pages['report.html'].sources]
-    weight = sum((site.folder/f).stat().st_size for f in set(files))
+    """The report as it is loaded, with its style, its pictures and what draws its 3-D figures: under 2.5 MB. Text is
+    counted as a server sends it, compressed; plots.js asks for plotly.min.js, so that is no source of the page."""
+    files = {'report.html', 'plotly.min.js', *site.pages['report.html'].sources}
+    weight = sum(len(gzip.compress((site.folder/f).read_bytes())) for f in files)
     assert weight < 2.5e6, f'{weight/1e6:.2f} MB'
 
 def test_llms_in_step():
@@ -142,6 +143,57 @@ def cell(source, *outputs, **directives):
 def test_folds(source, outputs, directives, fold):
     made = cell(source, *outputs, **directives)
     assert pages.fold_name(made, pages.public(made)) == fold
+
+@pytest.mark.parametrize('source, output, fold', [
+    ('#| label: tbl-x\ntable', {'data': {'text/html': '<table></table>'}}, 'How this table is made'),
+    ('say("x")', {'data': {'text/markdown': 'x'}}, 'How this is computed'),
+    ('cube', {'data': {'text/html': '<div class="plotly-graph-div"></div>'}}, 'How this figure is drawn'),
+    ('#| output: false\nassert x', {'text': 'x'}, 'Tests'),
+])
+def test_folds_by_what_is_shown(source, output, fold):
+    assert pages.fold_name(cell(source, output), []) == fold
+
+def test_gathered():
+    "On a page that is read: names, code and tests in one fold between two texts; what shows something stays outside"
+    about = pages.note('about f', names_=['f'])
+    made = [pages.note('A text'), about, cell('def f(): pass', export=1), cell('assert f'), cell('f()', {'text': '1'}),
+            cell('assert g'), pages.note('Another')]
+    sources = [c.source for c in pages.gathered(made)]
+    assert sources == ['A text', pages.opening('Code: f'), 'about f', 'def f(): pass', 'assert f',
+                       '```{=html}\n</details>\n```', 'f()', 'assert g', 'Another']
+
+CLAIM = '**Claim {}: It is so.** Measured: x.\n\nHere: one: two. Verdict: **{}**.'
+@pytest.mark.parametrize('verdict, shown', [
+    ('holds', '[holds]{.verdict .holds}'), ('does not hold', '[does not hold]{.verdict .fails}'),
+    ('does not hold; but x', '[does not hold]{.verdict .qualified} but x'),
+    ('5 seeds cannot tell: x, y', '[5 seeds cannot tell]{.verdict .qualified} x, y'),
+])
+def test_claims(verdict, shown):
+    "A verdict stands out, in a sentence and in the table"
+    text = pages.claim(CLAIM.format(1, verdict))
+    rule, here = 'Measured: x.', '**Here:** one: two.'
+    assert text == f'::: claim\n**Claim 1: It is so.**\n\n{rule}\n\n{here}\n\n{shown}\n:::'
+    row = f'<table class="table claims"><tr><td>1. It</td><td>two</td><td>{verdict}</td></tr></table>'
+    table = pages.claims_table(row)
+    assert table.count('class="verdict') == 1 and '<td>two</td>' in table
+    assert pages.claims_table(row.replace(' claims', '')) == row.replace(' claims', '') and pages.claim('x') == 'x'
+
+def test_claims_of_the_report(site):
+    "Twelve in frames, twelve in the table, in the colours that the conclusion counts"
+    text = (site.folder/'report.html').read_text(encoding='utf-8')
+    assert text.count('<div class="claim">') == 12 and text.count('class="verdict ') == 24
+    stands, fails, rest = (text.count(f'class="verdict {kind}"')//2 for kind in ('holds', 'fails', 'qualified'))
+    said = r'Of the twelve claims, (\d+) holds? [^,]*, (\d+) do(?:es)? not, and\s+(\d+) need'
+    assert [stands, fails, rest] == [int(n) for n in re.findall(said, text)[-1]]   # the others are in code
+
+def test_noise_is_not_shown():
+    "No progress bar, no warning of a library; of a warning of ours, not the place"
+    bar = {'data': {pages.WIDGET: {}, 'text/plain': '0%'}}
+    other = {'name': 'stderr', 'text': '/x/y.py:3: UserWarning: no\n  code\n'}
+    ours = {'name': 'stderr', 'text': '/x/y.py:3: DataWarning: look here\n  code\n'}
+    made = cell('x', bar, other, ours)
+    pages.lighten(made)
+    assert made['outputs'] == [{'name': 'stderr', 'text': 'DataWarning: look here'}]
 
 def test_neighbours_are_one_fold():
     "Two folds of tests that show nothing; not a fold of tests beside one of imports"

@@ -48,13 +48,16 @@ def came_out(report):
     best, nmi = find(r'median NMI is that of \*\*(.*?)\*\* \((\S+)\)', conclusion(report))
     accuracy = f'{low}, whatever the model' if low == high else f'{low} to {high}, depending on the model'
     least, most, spread = find(r'between (\S+) and (\S+), .* by up to (\S+) from seed', conclusion(report))
+    no_rank = ' So these networks cannot be ranked.' if float(spread) > float(most) - float(least) else ''
     return f"""{HEADING}
 
 - **Six numbers are enough to recognise a cell's type.** Its nearest neighbours among them name it with a balanced
-  accuracy of {accuracy}; among fifty principal components, {fifty}.
-- **To find the types without being told them is harder**, and there {best} comes first: k-means on the picture agrees
-  with the known types with a median NMI of {nmi} (1 would be perfect), for the three networks {least} to {most}.
-  From seed to seed one network differs by up to {spread}.
+  accuracy (the share of cells named rightly, averaged over types) of {accuracy}; among fifty principal components,
+  {fifty}.
+- **To find the types without being told them is harder**, and there {best} comes first: clusters of its picture,
+  made by k-means, agree with the known types with an NMI of {nmi} (1 would be perfect), those of the three networks
+  with {least} to {most}. From seed to seed, which is from one random start to another, one network differs by up to
+  {spread}.{no_rank}
 - **Of the report's [twelve claims](24_report.ipynb#twelve-claims)**, {counts}.
 
 **A caution about the labels:** the known types of these cells are themselves clusters, made on principal components.

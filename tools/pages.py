@@ -5,6 +5,7 @@ Each exported name gets its reference (signature, parameters, a link to its sour
 code folded under it. Imports and tests are folded too, so that a page is read as text and examples."""
 import ast, base64, importlib, re, sys
 from functools import lru_cache
+from itertools import groupby
 from io import BytesIO
 from pathlib import Path
 from nbdev.doclinks import NbdevLookup, patch_name
@@ -20,6 +21,9 @@ MAX_CHANGE = 1.5                 # of 255, by which the pixels of a picture may 
 LONG = 12                        # lines of an example that stay open
 CHECKS = ('assert', 'test_', 'expect_raises', 'raises')
 PICTURES = ('image/png', 'image/svg+xml')
+WIDGET = 'application/vnd.jupyter.widget-view+json'    # a stored progress bar
+READ = {'report', 'beyond'}      # modules whose page is read as a text: all that shows nothing is folded there
+OURS = re.compile(r'^\S+:\d+: ((?:Data|Latent)Warning: .*)$', re.M)
 
 def default_exp_(cell, module):
     "Drop the cell that only names the module"
@@ -47,8 +51,14 @@ def checks(cell):
         return any(name.startswith(CHECKS) or '.testing.' in name for name in names)
     return [n for n in tree(cell) if is_check(n)]
 
-def has_picture(cell): return any(k in PICTURES for o in cell.get('outputs', []) for k in o.get('data', {}))
-def has_output(cell): return bool(cell.get('outputs'))
+def has_picture(cell):
+    data = [o.get('data', {}) for o in cell.get('outputs', [])]
+    turns = any('plotly-graph-div' in str(d.get('text/html')) for d in data)
+    return turns or any(k in PICTURES for d in data for k in d)
+def is_silent(cell): return re.search(r'^#\|\s*output:\s*false', cell.source, re.M) is not None
+def has_output(cell): return bool(cell.get('outputs')) and not is_silent(cell)
+def has_words(cell): return any('text/markdown' in o.get('data', {}) for o in cell.get('outputs', []))
+def is_table(cell): return re.search(r'^#\|\s*label:\s*tbl-', cell.source, re.M) is not None
 
 def public(cell):
     "Public names that a cell defines: `load`, `CSRBatch`, and `CSRBatch.take` for a method that is patched in"
@@ -96,14 +106,17 @@ def own_links(text):
         return f'[`{m[1]}`]({here[0]}#{here[1]})' if here else f'`{m[1]}`'
     return LINK.sub(link, text)
 
-def free_headings(text, page):
-    "A heading is no link; one whose own anchor would be that of a name gets another"
+def free_headings(text, page, used):
+    "A heading is no link; one whose own anchor would be that of a name gets another, which no other one has (`used`)"
     taken = {a for p, a in places().values() if p == page}
     def heading(m):
         line = re.sub(r'\[(`[^`]+`)\]\([^)]*\)', r'\1', m[0])
         words = re.sub(r'[^\w\s.-]', '', line.lstrip('# ').lower()).strip()
         slug = re.sub(r'\s+', '-', words)
-        return f'{line} {{#about-{slug}}}' if slug in taken and '{#' not in line else line
+        if slug not in taken or '{#' in line: return line
+        used.append(slug)
+        more = f'-{used.count(slug)}'*(used.count(slug) > 1)
+        return f'{line} {{#about-{slug}{more}}}'
     return re.sub(r'^#{1,6} .*$', heading, text, flags=re.M)
 
 def reference(module, name):
@@ -120,6 +133,22 @@ def reference(module, name):
 
 # ---- folds
 
+def shows(cell):
+    "Whether a cell is text, or code with something to see; the reference of a name is neither"
+    return has_output(cell) if cell.cell_type == 'code' else 'names_' not in cell
+
+def gathered(cells):
+    "On a page that is read as a text: references, code and tests between two texts as one fold"
+    out = []
+    for visible, run in groupby(cells, shows):
+        run = list(run)
+        names = [n for c in run for n in c.get('names_', [])]
+        if visible or not names: out += run
+        else: out += [note(opening(f"Code: {', '.join(names)}")), *run, note('```{=html}\n</details>\n```')]
+    return out
+
+def opening(summary): return f'```{{=html}}\n<details class="code-fold"><summary>{summary}</summary>\n```'
+
 def fold(cell, summary):
     "A code cell that is closed under a line that says what is in it"
     own = {m[1] for m in re.finditer(r'^#\|\s*([\w-]+):', cell.source, re.M)}
@@ -132,6 +161,8 @@ def fold_name(cell, names):
     if 'export' in cell.directives_ or 'exporti' in cell.directives_:
         return f"Source of {', '.join(names)}" if names else 'Source'
     if has_picture(cell): return 'How this figure is drawn'
+    if is_table(cell): return 'How this table is made'
+    if has_words(cell): return 'How this is computed'
     if checks(cell) and not has_output(cell): return 'Tests'
     if len(lines(cell.source)) > LONG: return 'How this is computed'
 
@@ -143,13 +174,20 @@ def joins(before, cell):
 # ---- what a page does not need
 
 def lighten(cell):
-    "No scripts from elsewhere (a stored progress bar would load some), and smaller pictures"
-    for o in cell.get('outputs', []):
+    "No scripts from elsewhere (a stored progress bar would load some), no warnings of libraries, smaller pictures"
+    kept = [o for o in cell.get('outputs', []) if WIDGET not in o.get('data', {}) and not is_noise(o)]
+    if 'outputs' in cell: cell['outputs'] = kept
+    for o in kept:
         data = o.get('data', {})
-        data.pop('application/vnd.jupyter.widget-view+json', None)
-        if 'text/html' in data: data['text/html'] = own_plotly(text_of(data['text/html']))
-        if 'text/markdown' in data: data['text/markdown'] = own_links(text_of(data['text/markdown']))
+        if 'text/html' in data: data['text/html'] = claims_table(own_plotly(text_of(data['text/html'])))
+        if 'text/markdown' in data: data['text/markdown'] = claim(own_links(text_of(data['text/markdown'])))
         if 'image/png' in data: data['image/png'] = small_png(text_of(data['image/png']))
+
+def is_noise(output):
+    "Whether nothing that was written to the error stream is a warning of ours; of those the place is left out"
+    if output.get('name') != 'stderr': return False
+    output['text'] = '\n'.join(OURS.findall(text_of(output['text'])))
+    return not output['text']
 
 def small_png(data):
     "A picture in 256 colours, a third of the size, unless that shows"
@@ -171,30 +209,57 @@ def own_plotly(html):
     html = re.sub(r'<script(?: type="text/javascript")?>', '<script type="text/x-plot">', html)
     return f'<div class="plot-3d">{html}</div>\n<script src="plots.js" defer></script>'
 
+# ---- the report's claims: each in a frame, its verdict in one of three colours
+
+CLAIM = re.compile(r'(\*\*Claim \d+: .*?\*\*) (.*?)\n\nHere: (.*)\. Verdict: \*\*(.*)\*\*\.', re.S)
+VERDICTS = {'holds': 'holds', 'does not hold': 'fails'}     # any other is qualified
+
+def verdict(text):
+    "(what stands out, its class, what is said of it beside)"
+    short, more = re.match(r'([^;:,]*)[;:,]?(.*)', text, re.S).groups()
+    return short, VERDICTS.get(text, 'qualified'), more
+
+def claim(text):
+    "A claim as its sentence, its rule, what was measured, and the verdict"
+    found = CLAIM.fullmatch(text.strip())
+    if not found: return text
+    short, kind, more = verdict(found[4])
+    return (f'::: claim\n{found[1]}\n\n{found[2]}\n\n**Here:** {found[3]}.\n\n'
+            f'[{short}]{{.verdict .{kind}}}{more}\n:::')
+
+def claims_table(page):
+    "The verdicts of the table of claims, which are its last column"
+    if not re.search(r'class="[^"]*\bclaims\b', page): return page
+    def last(cell):
+        short, kind, more = verdict(cell[1])
+        return f'<td><span class="verdict {kind}">{short}</span>{more}</td>{cell[2]}'
+    return re.sub(r'<td>([^<]*)</td>(\s*</tr>)', last, page)
+
 class Page(Processor):
     "The whole of a notebook: references, folds, links to the notebook"
     def begin(self):
-        nb = self.nb
+        nb, self.used = self.nb, []
         module = next((c.directives_['default_exp'][0] for c in nb.cells if 'default_exp' in c.directives_), None)
         nb.metadata.pop('widgets', None)
         first, *rest = [new for c in nb.cells for new in self.written(c, module)]
         links = [note(notebook_links(Path(nb.path_).name))] if getattr(nb, 'path_', None) and module else []
-        nb.cells = joined([first, *links, *rest])
+        cells = joined([first, *links, *rest])
+        nb.cells = gathered(cells) if module in READ else cells
         for i, c in enumerate(nb.cells): c.idx_ = i
 
     def written(self, cell, module):
         "A cell of the notebook as cells of the page"
         if cell.cell_type == 'markdown':
             source = own_links(cell.source.replace('<!-- reference -->', index_by_page()))
-            cell['source'] = free_headings(source, page_of(Path(self.nb.path_).name))
+            cell['source'] = free_headings(source, page_of(Path(self.nb.path_).name), self.used)
             return [cell]
         if cell.cell_type != 'code' or not cell.source: return [cell]
         lighten(cell)
         names = public(cell) if module and 'export' in cell.directives_ else []
-        summary = fold_name(cell, names)
+        summary = fold_name(cell, names) or ('How this is computed' if module in READ else None)
         if summary: cell['fold'] = summary
-        docs = [d for n in names if (d := reference(module, n))]
-        return [*(note(d) for d in docs), cell]
+        docs = [note(d, names_=[n]) for n in names if (d := reference(module, n))]
+        return [*docs, cell]
 
 def notebook_links(name):
     "Where the notebook behind a page can be had, and run"
@@ -202,9 +267,9 @@ def notebook_links(name):
     colab = f'https://colab.research.google.com/github/{REPO}/blob/main/nbs/{name}'
     return f'::: notebook-links\n[Download this notebook]({download}) · [Open in Colab]({colab})\n:::'
 
-def note(text):
+def note(text, **more):
     cell = mk_cell(text, 'markdown')
-    cell['directives_'] = {}
+    cell.update(directives_={}, **more)
     return cell
 
 def joined(cells):

@@ -20,6 +20,7 @@ KINDS = dict(fig='Figure', tbl='Table', eq='Equation', sec='Section')
 FRAME = '''
 body { max-width: 850px; margin: 0 auto; padding: 0 1rem; font: 17px/1.6 system-ui, sans-serif; }
 nav#TOC { font-size: .8em; }
+table { border-collapse: collapse; border: 0; } td, th { border: 0; border-bottom: 1px solid #ddd; }
 '''
 
 def processed(path):
@@ -40,7 +41,7 @@ def cell_options(source):
 class Writer:
     "Markdown of a page, its pictures beside it"
     def __init__(self, nb, folder):
-        self.nb, self.folder, self.figures = nb, folder, {}
+        self.nb, self.folder, self.numbers = nb, folder, {}
 
     def markdown(self):
         head, *cells = self.nb.cells
@@ -48,7 +49,7 @@ class Writer:
         parts = [f"> {self.meta.get('description', '')}\n"]
         for cell in cells:
             if cell.cell_type == 'code' and cell.source: parts += self.code(cell)
-            elif cell.cell_type == 'markdown': parts.append(cell.source)
+            elif cell.cell_type == 'markdown': parts.append(self.tables(cell.source))
         return self.crossrefs('\n\n'.join(parts))
 
     def code(self, cell):
@@ -71,8 +72,10 @@ class Writer:
         if o.output_type == 'stream': return f"```\n{''.join(o.text).rstrip()}\n```"
         for kind, ending in ('image/png', 'png'), ('image/svg+xml', 'svg'):
             if kind in data: return self.figure(text(kind), ending, opts, name, o.get('metadata', {}).get(kind, {}))
-        if 'text/html' in data: return f"```{{=html}}\n{text('text/html')}\n```" + self.caption(opts)
-        if 'text/markdown' in data: return text('text/markdown') + self.caption(opts)
+        if 'text/html' in data:
+            page, caption = f"```{{=html}}\n{text('text/html')}\n```", self.caption(opts)
+            return f'{page}\n\n{caption}' if str(opts.get('label', '')).startswith('fig-') else caption + page
+        if 'text/markdown' in data: return self.caption(opts) + text('text/markdown')
         return f"```\n{text('text/plain')}\n```" if 'text/plain' in data else ''
 
     def figure(self, data, ending, opts, name, size):
@@ -86,19 +89,30 @@ class Writer:
 
     def caption(self, opts):
         text = self.number(opts)
-        return f"\n\n[]{{#{opts['label']}}}{f'*{text}*' if text else ''}" if 'label' in opts else ''
+        return f"[]{{#{opts['label']}}}{f'*{text}*' if text else ''}\n\n" if 'label' in opts else ''
 
     def number(self, opts):
+        "A caption, with its number before it where there is a label"
         label = str(opts.get('label', ''))
-        if not label.startswith('fig-'): return str(opts.get('tbl-cap', opts.get('fig-cap', '')))
-        n = self.figures.setdefault(label, len(self.figures) + 1)
-        return f"Figure {n}: {opts.get('fig-cap', '')}"
+        kind = label.partition('-')[0]
+        text = opts.get('fig-cap' if kind == 'fig' else 'tbl-cap', '')
+        return f'{KINDS[kind]} {self.count(label)}: {text}' if kind in ('fig', 'tbl') else str(text)
+
+    def count(self, label):
+        "The number of a figure or table among those of its kind"
+        same = [k for k in self.numbers if k[:3] == label[:3]]
+        return self.numbers.setdefault(label, len(same) + 1)
+
+    def tables(self, text):
+        "Markdown tables whose caption has a label: the number before the caption"
+        def caption(m): return f'\n: Table {self.count(m[2])}: {m[1]} {{#{m[2]}}}'
+        return re.sub(r'\n: (.*) \{#(tbl-[\w-]+)\}', caption, text)
 
     def crossrefs(self, text):
-        "`@fig-x` as a link with its number; equations and tables by name"
+        "`@fig-x` as a link with its number; equations by name"
         def link(m):
             kind = KINDS[m[1].partition('-')[0]]
-            return f"[{kind} {self.figures.get(m[1], '')}](#{m[1]})"
+            return f"[{kind} {self.numbers.get(m[1], '')}](#{m[1]})"
         text = re.sub(r'(\$\$\n?)\s*\{#(eq-[\w-]+)\}', r'\1 []{#\2}', text)
         return re.sub(r'(?<![\w\\])@((?:fig|tbl|eq|sec)-[\w-]*\w)', link, text)
 
