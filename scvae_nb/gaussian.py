@@ -15,7 +15,7 @@ from fastcore.meta import delegates
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
-from .estimator import NOT_NEGATIVE, BatchedModel, StackedModel, at_least
+from .estimator import NOT_NEGATIVE, BatchedModel, StackedModel, at_least, listed
 from .layers import PathDecoder, PathEncoder
 from .likelihoods import GaussianGenes
 from .train import seeded
@@ -234,6 +234,16 @@ def is_finished(self: GaussianModel, n_cells):
     has_settled = len(losses) - 1 - int(np.argmin(losses)) >= self.n_iter_no_change if losses else False
     return has_settled or self.n_epochs_ >= self._n_epochs(n_cells)
 
+# %% ../nbs/19_gaussian.ipynb #gmc001
+@patch
+def _refuse_constant(self: GaussianModel, variance):
+    "Raise ValueError, naming them, for genes without variance within batches: their noise would go to zero."
+    still = np.flatnonzero(variance <= 1e-12*variance.mean())
+    if not len(still): return
+    genes = getattr(self, "feature_names_in_", np.arange(len(variance)))[still]
+    raise ValueError(f"{len(still)} genes are constant: {listed(genes)}. The noise of such a gene goes to zero: "
+                     "drop them, or take noise='weighted' or 'one'")
+
 # %% ../nbs/19_gaussian.ipynb #gm022
 @patch
 def _start(self: GaussianModel, M, constant, dtype):
@@ -247,6 +257,7 @@ def _start(self: GaussianModel, M, constant, dtype):
     power = self.weight_power if self.noise == "weighted" else 0.
     self._begin = closed_form(cells[:, :G], self.n_latent, ones, power, self.seed_)
     self._begin.dtype = dtype
+    if self.noise == "gene": self._refuse_constant(self._begin.variance)
     self._turn(self._begin, cells[:, :G], ones)
     if constant is not None: self._begin.means = self._begin.means + constant
     return mean, shift

@@ -32,6 +32,7 @@ from .data import *
 from .posteriors import Gaussian
 from .train import batches, seeded
 from .estimator import MODELS
+from .gaussian import LatentWarning
 from .evaluate import *
 
 # %% ../nbs/24_report.ipynb #lzi24r000
@@ -250,6 +251,7 @@ def run_estimator(name, est, X, y, seed=0) -> Run:
     return Run(name, seed, seconds, est, Z, judge(Z, y, seed), getattr(est, "n_epochs_", 1))
 
 # %% ../nbs/24_report.ipynb #r023
+#| models: ae vae vsc
 def run_one(
     model,           # "pca" or a key of MODELS
     adata,           # log values, obs["cell_type"]
@@ -263,7 +265,9 @@ def run_one(
         pca = PCA(settings.get("n_latent", 6), svd_solver="arpack", random_state=seed)
         return run_estimator(model, pca, adata.X, y, seed)
     est = MODELS[model].preset(max_epochs=max_epochs, random_state=seed, progress=False, **settings)
-    return run_estimator(model, est, adata, y, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LatentWarning)                # which features are in use is shown below
+        return run_estimator(model, est, adata, y, seed)
 
 # %% ../nbs/24_report.ipynb #c020
 def on_all_cores(

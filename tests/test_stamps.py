@@ -44,7 +44,7 @@ def shares(self: Batch): return self.X/self.total()
 ESTIMATOR = '''
 from scvae_nb.layers import Batch as Rows
 MODELS = {}
-for spec in (Spec("ae", "scvae_nb.ae:AE"),): MODELS[spec.key] = spec
+for spec in (Spec("ae", "scvae_nb.ae:AE"), Spec("none", "scvae_nb.none:None_")): MODELS[spec.key] = spec
 class Base:
     def fit(self, X): return self.step(Rows(X))
     def load(self, path): return MODELS[path]
@@ -62,6 +62,7 @@ CELLS = {
     '31_rows.ipynb': ['import scvae_nb.layers as l\nfrom scvae_nb.estimator import Base',
                       'l.Batch(x).shares()\nBase().load(x)'],
     '32_all.ipynb': ['from scvae_nb.estimator import MODELS', '[m().fit(x) for m in MODELS]'],
+    '29_said.ipynb': ['#| models: none\nfrom scvae_nb.estimator import MODELS', 'MODELS[x].fit(x)'],
     '33_scores.ipynb': ['import pandas as pd', 'pd.read_csv("scores.csv")'],
     '34_lazy.ipynb': ['def f():\n    from scvae_nb.ae import AE\n    return AE().fit(1)'],
     '35_help.ipynb': ['from scvae_nb.layers import Batch\nprint(Batch.__doc__)'],
@@ -118,7 +119,7 @@ def test_prose_does_not_count(small):
     ('10 31', '10_layers.ipynb', 'self.X/', '1 + self.X/'),                          # one that is patched in
     ('10 31', '10_layers.ipynb', 'X.sum()', 'X.sum(0)'),                             # and what it calls
     ('10 15 20 31 32 34 35', '10_layers.ipynb', 'hook(self): return 1', 'hook(self): return 2'),  # nobody names it
-    ('10 15 20 30 31 32 34 35', '10_layers.ipynb', 'SCALE = 2', 'SCALE = 2\nnp.seterr(all="raise")'),  # runs on import
+    ('10 15 20 29 30 31 32 34 35', '10_layers.ipynb', 'SCALE = 2', 'SCALE = 2\nnp.seterr(all="raise")'),  # runs on import
     ('35', '10_layers.ipynb', '"Rows"', '"Cells"'),                                  # a page that prints it
     ('15 20 32 34', '20_ae.ipynb', 'x.take(0)', 'x.take(1)'),                        # registry; import in a function
 ])
@@ -126,6 +127,11 @@ def test_changes_count(small, numbers, name, old, new):
     "The notebooks that a change makes stale, by their numbers"
     change(small, name, old, new)
     assert ' '.join(sorted(stale(small))) == numbers
+
+def test_models_said(small):
+    "A page that says which models it takes is an error where its code names another"
+    change(small, '29_said.ipynb', 'MODELS[x]', 'MODELS["ae"]')
+    with pytest.raises(ValueError, match="names ae"): stale(small)
 
 def test_scores_count(small):
     (small/'nbs/scores.csv').write_text('model,nmi\nae,.5\n')

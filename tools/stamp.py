@@ -16,7 +16,8 @@ page may be called stale that would come out the same. It is too short where a n
 (`getattr(m, "plot_" + kind)`), and it knows nothing of other packages, of data sets, or of files outside `nbs`.
 Strings count as names of methods; those handed to `import_module` also as names of modules and classes. The registry
 names every model: they all come along where the notebook, or code outside the registry's own module, mentions `MODELS`.
-(`load` is beside the registry. It looks there for the class of a model that the page has made itself.)"""
+(`load` is beside the registry. It looks there for the class of a model that the page has made itself.)
+A notebook that takes some of them only says which, `#| models: ae vae`; a key of another in its code is an error."""
 import argparse, ast, hashlib, json, re, symtable, sys
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -199,7 +200,17 @@ class Project:
         "The modules where models are registered, and all words that name these"
         calls = [(m, n) for m, nodes in self.statements.items() for node in nodes for n in ast.walk(node)
                  if isinstance(n, ast.Call) and called(n) == 'Spec']
-        return {m for m, _ in calls}, {word for _, call in calls for word in words(call)}
+        keys = {call.args[0].value: words(call) for _, call in calls if isinstance(call.args[0], ast.Constant)}
+        return {m for m, _ in calls}, keys
+
+    def models_of(self, name, strings):
+        "Words that name the models which a notebook can take from the registry: those it says, or all"
+        _, keys = self.registry
+        said = re.search(r'^#\|\s*models:(.*)$', '\n'.join(self.cells[name]), re.M)
+        wanted = set(said[1].split()) if said else set(keys)
+        unsaid = (strings & set(keys)) - wanted
+        if unsaid: raise ValueError(f"{name} says '#| models:{said[1]}', and its code names {', '.join(sorted(unsaid))}")
+        return {word for k in wanted for word in keys[k]}
 
     @cached_property
     def called(self):
@@ -212,7 +223,7 @@ class Project:
         own = self.module_of.get(name)
         all_mentions, reached = Mentions(), []
         for source in self.cells[name]: all_mentions |= mentions(parse(source), self.modules)
-        homes, named = self.registry
+        homes, named = self.registry[0], self.models_of(name, all_mentions.strings)
         models = Mentions(names=named, modules=named & self.modules)
         if lists_models(all_mentions): all_mentions |= models
         rest = [d for d in self.definitions if d.module != own]
