@@ -90,7 +90,7 @@ LINES = ("#005AFF", "#D90037", "#A4950E", "#693C78", "#037212", "#B401C1", "#2F9
 
 # %% ../nbs/01_look.ipynb #c027
 MODEL_COLOURS = dict(zip(("vae", "vsc", "ae", "flow", "ppca", "fa", "lvae", "scvi"), LINES))
-MODEL_COLOURS |= dict(pca="#777777", actinn="#5A0F1E", programs="#8C6D1F")
+MODEL_COLOURS |= dict(pca="#777777", actinn="#5A0F1E", programs="#000000")
 
 # %% ../nbs/01_look.ipynb #c031
 def type_groups(

@@ -119,7 +119,7 @@ def test_prose_does_not_count(small):
     ('10 31', '10_layers.ipynb', 'self.X/', '1 + self.X/'),                          # one that is patched in
     ('10 31', '10_layers.ipynb', 'X.sum()', 'X.sum(0)'),                             # and what it calls
     ('10 15 20 31 32 34 35', '10_layers.ipynb', 'hook(self): return 1', 'hook(self): return 2'),  # nobody names it
-    ('10 15 20 29 30 31 32 34 35', '10_layers.ipynb', 'SCALE = 2', 'SCALE = 2\nnp.seterr(all="raise")'),  # runs on import
+    ('10 15 20 29 30 31 32 34 35', '10_layers.ipynb', 'SCALE = 2', 'SCALE = 2\nnp.seterr(all="raise")'),  # on import
     ('35', '10_layers.ipynb', '"Rows"', '"Cells"'),                                  # a page that prints it
     ('15 20 32 34', '20_ae.ipynb', 'x.take(0)', 'x.take(1)'),                        # registry; import in a function
 ])
