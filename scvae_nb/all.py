@@ -28,6 +28,6 @@ from .flows import *
 from .scvi import *
 from .actinn import *
 from .programs import *
-from .recurring import *
+from .gene_sets import *
 from .beyond import *
 from .truth import *

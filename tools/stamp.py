@@ -209,7 +209,7 @@ class Project:
         said = re.search(r'^#\|\s*models:(.*)$', '\n'.join(self.cells[name]), re.M)
         wanted = set(said[1].split()) if said else set(keys)
         unsaid = (strings & set(keys)) - wanted
-        if unsaid: raise ValueError(f"{name} says which models it takes, and its code names {', '.join(sorted(unsaid))}")
+        if unsaid: raise ValueError(f"{name} says which models it takes, its code names {', '.join(sorted(unsaid))}")
         return {word for k in wanted for word in keys[k]}
 
     @cached_property
