@@ -274,7 +274,8 @@ def test_limits(cells, tmp_path, scvae_nb):
 
 def test_no_bar_where_nobody_watches(cells, tmp_path, scvae_nb):
     cells.write_h5ad(tmp_path/'cells.h5ad')
-    assert 'epoch' not in scvae_nb('train', tmp_path/'cells.h5ad', *QUICK, '--out', tmp_path/'run')[2].split()
+    plain = scvae_nb('train', tmp_path/'cells.h5ad', *QUICK, '--out', tmp_path/'run')[2]
+    assert 'epoch' not in plain.split()
     bar = '--set', 'progress=true'
     assert 'epoch' in scvae_nb('train', tmp_path/'cells.h5ad', *QUICK, *bar, '--out', tmp_path/'run')[2]
 
