@@ -159,7 +159,7 @@ BAD = {
     'labels missing': (lambda d: ['train', 'demo', '--model', 'actinn'], '--labels'),
     'labels unused': (lambda d: ['train', 'demo', '--labels', 'cell_type'], "--labels 'cell_type'"),
     'no such batch': (lambda d: ['train', 'demo', '--model', 'scvi', '--batch', 'donor'], "--batch 'donor'"),
-    'batch unused': (lambda d: ['train', 'demo', '--model', 'flow', '--batch', 'cell_type'], '--batch cell_type is no setting'),
+    'batch unused': (lambda d: 'train demo --model flow --batch cell_type'.split(), '--batch cell_type is no setting'),
     'rows of no file': (lambda d: ['train', 'demo', '--rows', 'genes'], "--rows 'genes'"),
     'limits of no file': (lambda d: ['report', '--max-mito', 9, '--out', d/'run'], '--max-mito'),
     'cells in a file of another kind': (lambda d: ['embed', 'demo', '--out', d/'x.csv'], '.h5ad'),
