@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np, pandas as pd, scipy.sparse as sp, torch
 from torch import nn
 from fastcore.basics import patch
-from joblib import Parallel, cpu_count, delayed
+from joblib import delayed
 from pathlib import Path
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
@@ -25,6 +25,7 @@ from .layers import Cell, SparseLinear, log1p
 from .look import heat, style, type_groups, type_ticks
 from .pair import VAE
 from .rates import Amounts, Rates, log_rates
+from .report import on_all_cores
 from .scvi import BatchNorm
 from .thinning import thin
 from .train import batches, seeded
@@ -426,8 +427,7 @@ def fit_seeds(
     if len(seeds) < 2: raise ValueError(f"seeds are {list(seeds)}: what recurs needs at least two")
     fits = [clone(estimator).set_params(random_state=int(s), consensus=1, progress=False) for s in seeds]
     files = [checkpoint and Path(checkpoint).with_name(f"{Path(checkpoint).name}.{k}") for k in range(len(fits))]
-    run = Parallel(n_jobs=min(len(fits), cpu_count()))
-    fits = run(delayed(_fitted)(f, X, file) for f, file in zip(fits, files))
+    fits = on_all_cores(delayed(_fitted)(f, X, file) for f, file in zip(fits, files))
     for file in filter(None, files): file.unlink(missing_ok=True)
     return fits
 

@@ -51,7 +51,7 @@ def test_weights_after_twenty_steps(Model, dtype, tol, layer):
     1e-2 at most, in weights that hardly matter: the losses still differ by 6e-6 at most."""
     cells = cells_of(dtype, layer)
     few = dict(max_epochs=5, batch_size=175, layer=layer, progress=False, random_state=0)
-    sparse, dense = (Model(arithmetic=way, **few).fit(cells) for way in ('sparse', 'dense'))
+    sparse, dense = (Model.report(arithmetic=way, **few).fit(cells) for way in ('sparse', 'dense'))
     assert sparse.history_['sparse'] == [1.]*5 and dense.history_['sparse'] == [0.]*5
     np.testing.assert_allclose(sparse.history_['loss'], dense.history_['loss'], rtol=tol)
     for m in (sparse, dense):
