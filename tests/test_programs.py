@@ -1,8 +1,11 @@
 "Gene programs from outside: the command line, bad input at both doors, and a training that is resumed."
 import anndata as ad, numpy as np, pandas as pd, pytest, scipy.sparse as sp
+from sklearn.base import clone
+from scvae_nb import programs
 from scvae_nb.all import GenePrograms, simulate_programs
 from scvae_nb.cli import main
 from scvae_nb.estimator import LatentModel
+from scvae_nb.programs import fit_seeds, match_programs
 
 TRUTH = simulate_programs(200, 60, 3, molecules=300)
 
@@ -62,3 +65,42 @@ def test_genes_by_name():
     with pytest.raises(ValueError, match='50 of the model.s 60 genes are missing'): model.aligned(cells[:, :10])
     with pytest.warns(UserWarning, match='2 markers are not among the genes: X1, X2'):
         model.name_programs(dict(one=['g1', 'X1'], two=['g2', 'X2']))
+
+FOUR = simulate_programs(500, 120, 4, molecules=800, random_state=2)
+
+def quality(model):
+    "Mean cosine of the true programs with their matches, and how many programs in use are none of them"
+    cosine = match_programs(FOUR.programs, model.programs_[model.used_], model.background_).cosine
+    return cosine.sum()/len(FOUR.programs), len(model.used_) - (cosine > .8).sum()
+
+def several(**settings):
+    return GenePrograms(8, spread=.5, alpha=.1, batch_size=64, progress=False, random_state=0, **settings)
+
+def test_what_recurs_is_at_least_as_good_as_one_seed():
+    "True programs to .02 of a cosine, and no more programs beside them, as the same seeds one by one: their median"
+    model = several(consensus=3).fit(FOUR.counts)
+    seeds = np.random.RandomState(0).randint(2**31 - 1, size=3)
+    single = np.array([quality(fit) for fit in fit_seeds(several(), FOUR.counts, seeds)])
+    cosine, spare = quality(model)
+    assert cosine >= np.median(single[:, 0]) - .02 and spare <= np.median(single[:, 1])
+
+def test_a_program_of_one_seed_only_is_dropped(monkeypatch):
+    "Each fit gets one by hand, so the fit that is taken has one, whichever it is"
+    fits, odd = fit_seeds(several(), FOUR.counts, range(3)), []
+    for fit in fits:
+        odd.append(int(np.setdiff1d(range(8), fit.used_)[-1]))
+        fit.learnt_['usage'][odd[-1]] = .2                            # as if a fifth of the cells had it
+    monkeypatch.setattr(programs, 'fit_seeds', lambda *_: fits)
+    model = several(consensus=3).fit(FOUR.counts)
+    best = next(k for k, fit in enumerate(fits) if fit.seed_ == model.seed_)
+    assert model.recurrence_.recurs[f'P{odd[best] + 1}'] < .5 and odd[best] not in model.used_
+    assert len(model.used_) >= 4 and not (model.usage_probability(FOUR.counts)[:, odd[best]] > .5).any()
+
+def test_the_same_seed_keeps_the_same_programs(tmp_path):
+    one, two = (several(consensus=2, max_epochs=20).fit(as_anndata(FOUR.counts)) for _ in range(2))
+    shares = one.transform(as_anndata(FOUR.counts))
+    np.testing.assert_array_equal(shares, two.transform(as_anndata(FOUR.counts)))
+    one.save(tmp_path/'m')
+    again = GenePrograms.load(tmp_path/'m')
+    np.testing.assert_array_equal(again.transform(as_anndata(FOUR.counts)), shares)
+    assert again.used_.tolist() == one.used_.tolist() and clone(again).get_params() == one.get_params()
