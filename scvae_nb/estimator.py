@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['POSITIVE', 'NOT_NEGATIVE', 'TRAINING', 'SCHEMA', 'MODELS', 'Saved', 'ByGenes', 'LatentModel', 'StackedModel',
-           'at_least', 'listed', 'LatentPosterior', 'batch_numbers', 'BatchedModel', 'Spec', 'register', 'spec_of']
+           'at_least', 'listed', 'LatentPosterior', 'batch_labels', 'batch_numbers', 'check_batch_sizes',
+           'batch_columns', 'BatchedModel', 'Spec', 'register', 'spec_of']
 
 # %% ../nbs/16_estimator.ipynb #est002
 import json, math
@@ -474,10 +475,13 @@ def squared_error(self: LatentModel,
     X,       # cells by genes, as for `fit`
     Z=None,  # (n_cells, n_latent) their latents; None: those of `transform`
 ) -> np.ndarray:  # (n_cells,) summed over genes
-    "Squared error of each cell's reconstruction, which is never written down (Gaussian genes only)."
+    "Squared error of each cell's reconstruction, in its own batch where there are some (Gaussian genes only)."
     M, z = self._cells(X), self._checked_latent(self._latent(X) if Z is None else Z)
-    cuts = iter(z.split(self.cells_at_once))
-    return self._by_batch(M, lambda x: dict(error=self.net_.likelihood.squared_error(x, next(cuts))))["error"]
+    cuts, likelihood = iter(z.split(self.cells_at_once)), self.net_.likelihood
+    def error(x):
+        genes, cell = split_known(x, likelihood.n_genes)
+        return dict(error=likelihood.squared_error(genes, next(cuts), cell))
+    return self._by_batch(M, error)["error"]
 
 # %% ../nbs/16_estimator.ipynb #est039
 @patch
@@ -579,35 +583,56 @@ def batch(self: LatentModel,
     return resident(self._cells(X), next(self.net_.parameters()).dtype)
 
 # %% ../nbs/16_estimator.ipynb #estb001
+def batch_labels(
+    X,    # AnnData
+    key,  # column of obs
+) -> np.ndarray:  # (n_cells,) of text
+    "The name of each cell's batch. Raises ValueError: no AnnData, no such column, a cell without a batch."
+    if not isinstance(X, AnnData):
+        raise ValueError(f"batch_key={key!r} names a column of obs: give an AnnData, not {type(X).__name__}")
+    return np.asarray(check_labels(X, key)).astype(str)
+
 def batch_numbers(
     X,           # AnnData
     key,         # column of obs
     names=None,  # of the batches that a model knows; None: those that are there
+    remedy="Fit it on all batches together",  # for a batch that is not known
 ) -> tuple:      # number of each cell's batch (n_cells,), and the names
     "Which batch each cell is of. Raises ValueError: no AnnData, one batch, a batch of one cell, an unknown batch."
-    if not isinstance(X, AnnData):
-        raise ValueError(f"batch_key={key!r} names a column of obs: give an AnnData, not {type(X).__name__}")
-    labels = np.asarray(check_labels(X, key)).astype(str)
+    labels = batch_labels(X, key)
     known = sorted(set(labels.tolist())) if names is None else list(names)
     unknown = sorted(set(labels) - set(known))
     if unknown:
         raise ValueError(f"obs[{key!r}] has batches the model was not fitted on: {listed(unknown)}; "
-                         f"it knows {listed(known)}. Fit it on all batches together")
+                         f"it knows {listed(known)}. {remedy}")
     s = pd.Categorical(labels, categories=known).codes.astype(np.int64)
-    if names is None: _check_batches(X, key, s, known)
+    if names is None and len(known) == 1:
+        raise ValueError(f"obs[{key!r}] holds a single batch, {known[0]!r}: there is nothing to correct; "
+                         "leave batch_key out")
+    if names is None: check_batch_sizes(X, key, s, known)
     return s, known
 
 # %% ../nbs/16_estimator.ipynb #estb002
-def _check_batches(X, key, s, names):
-    "Raises ValueError: one batch, a batch of one cell."
-    if len(names) == 1:
-        raise ValueError(f"obs[{key!r}] holds a single batch, {names[0]!r}: there is nothing to correct; "
-                         "leave batch_key out")
-    few = np.flatnonzero(np.bincount(s) == 1)
+def check_batch_sizes(
+    X,      # AnnData
+    key,    # column of obs
+    s,      # (n_cells,) number of each cell's batch; below zero: of none of these
+    names,  # of the batches
+):
+    "Raises ValueError for a batch of one cell."
+    few = np.flatnonzero(np.bincount(s[s >= 0]) == 1)
     if len(few):
         cell = X.obs_names[s == few[0]][0]
         raise ValueError(f"batch {names[few[0]]!r} of obs[{key!r}] has one cell, {cell!r}: what is batch and what is "
                          "cell cannot be told apart; leave it out or merge it with another batch")
+
+def batch_columns(
+    s,          # (n_cells,) number of each cell's batch
+    n_batches,  # B
+    dtype,      # of the genes they will stand beside
+) -> sp.csr_matrix:  # (n_cells, B)
+    "A one in the column of each cell's batch."
+    return sp.csr_matrix((np.ones(len(s), dtype), (np.arange(len(s)), s)), (len(s), n_batches))
 
 # %% ../nbs/16_estimator.ipynb #estb003
 class BatchedModel(StackedModel):
@@ -622,8 +647,8 @@ def _read(self: BatchedModel, X, reset=False):
     if reset: self.batch_names_ = ()
     if self.batch_key is None: return M, constant
     s, self.batch_names_ = batch_numbers(X, self.batch_key, None if reset else self.batch_names_)
-    ones = np.eye(len(self.batch_names_), dtype=M.dtype)[s]           # (n_cells, B)
-    return (sp.hstack([M, sp.csr_matrix(ones)], format="csr") if sp.issparse(M) else np.hstack([M, ones])), constant
+    ones = batch_columns(s, len(self.batch_names_), M.dtype)
+    return (sp.hstack([M, ones], format="csr") if sp.issparse(M) else np.hstack([M, ones.toarray()])), constant
 
 @patch
 def _is_sparse(self: BatchedModel, M): return super(BatchedModel, self)._is_sparse(M[:, :self.n_features_in_])
@@ -635,20 +660,6 @@ def _describe(self: BatchedModel): return super(BatchedModel, self)._describe() 
 def _rebuild(self: BatchedModel, about):
     self.batch_names_ = list(about.get("batches", ()))
     return super(BatchedModel, self)._rebuild(about)
-
-# %% ../nbs/16_estimator.ipynb #estb005
-@patch
-def squared_error(self: BatchedModel,
-    X,       # cells by genes, as for `fit`
-    Z=None,  # (n_cells, n_latent) their latents; None: those of `transform`
-) -> np.ndarray:  # (n_cells,) summed over genes
-    "Squared error of each cell's reconstruction in its own batch (Gaussian genes only)."
-    M, z = self._cells(X), self._checked_latent(self.transform(X) if Z is None else Z)
-    cuts, likelihood = iter(z.split(self.cells_at_once)), self.net_.likelihood
-    def error(x):
-        genes, cell = split_known(x, likelihood.n_genes)
-        return dict(error=likelihood.squared_error(genes, next(cuts), cell))
-    return self._by_batch(M, error)["error"]
 
 # %% ../nbs/16_estimator.ipynb #est049
 SCHEMA = 3  # of model.json; before 3 nothing said how cells were prepared

@@ -18,7 +18,7 @@ from torch import nn
 from .estimator import NOT_NEGATIVE, BatchedModel, StackedModel, at_least, listed
 from .layers import PathDecoder, PathEncoder
 from .likelihoods import GaussianGenes
-from .train import seeded
+from .train import has_settled, seeded
 
 # %% ../nbs/19_gaussian.ipynb #gm005
 @dataclass
@@ -230,9 +230,9 @@ def _train_settings(self: GaussianModel):
 # %% ../nbs/19_gaussian.ipynb #gmf001
 @patch
 def is_finished(self: GaussianModel, n_cells):
-    losses = self.history_.get("held_out", [])
-    has_settled = len(losses) - 1 - int(np.argmin(losses)) >= self.n_iter_no_change if losses else False
-    return has_settled or self.n_epochs_ >= self._n_epochs(n_cells)
+    "Whether training went as far as was asked, or stopped because nothing got better."
+    held_out = self.history_.get("held_out")
+    return has_settled(held_out, self.n_iter_no_change) or self.n_epochs_ >= self._n_epochs(n_cells)
 
 # %% ../nbs/19_gaussian.ipynb #gmc001
 @patch

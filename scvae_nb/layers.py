@@ -362,6 +362,7 @@ class PathEncoder(nn.Module):
 # %% ../nbs/10_layers.ipynb #lapath002
 @patch
 def forward(self: PathEncoder, x, cell=None):           # (b, G)
+    "What each head says of the cells, (b, L) each; the first, the mean, with the path and the batch's row."
     part, batch = self.encoder, None if cell is None or self.rows is None else cell.batch
     if part.log_input: x = log1p(x)
     h = part.input(x)                                   # (b, H)

@@ -149,7 +149,7 @@ class SpikeSlab:
         switch="exp",          # "exp" or "sigmoid", see `spike_probability`
     ):
         self.slab_mean, self.logvar = slab_mean, log_variance(spread, sigma_head)
-        self.spike_probability = spike_probability(v, clip, switch)           # (b, L)
+        self.spike_probability = spike_probability(v, clip, switch)   # (b, L)
         self.alpha, self.sharpness = alpha, sharpness
 
     @property

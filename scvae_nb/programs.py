@@ -19,8 +19,9 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Real
 from sklearn.utils.validation import check_is_fitted
-from .checks import as_labels, check_labels, lazy
-from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least, listed
+from .checks import as_labels, lazy
+from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least
+from .estimator import batch_columns, batch_labels, batch_numbers, listed
 from .layers import Cell, SparseLinear, log1p
 from .look import heat, style, type_groups, type_ticks
 from .pair import VAE
@@ -169,28 +170,17 @@ def _look_at(self: GenePrograms, counts, X):
     log_total = np.log(np.asarray(counts.sum(1), dtype=float).ravel())
     self.learnt_ = dict(cells=n, log_total=[float(log_total.mean()), float(log_total.std())], batches=[])
     if self.batch_key is None: return
-    names = sorted(set(self._batch_labels(X)))
+    names = sorted(set(batch_labels(X, self.batch_key).tolist()))
     if len(names) == 1:
         raise ValueError(f"obs[{self.batch_key!r}] holds a single batch, {names[0]!r}: leave batch_key out")
     self.learnt_["batches"] = names
 
 # %% ../nbs/35_programs.ipynb #prg017
 @patch
-def _batch_labels(self: GenePrograms, X):
-    "Name of each cell's batch, as text. Raises ValueError where there is none."
-    if isinstance(X, AnnData): return np.asarray(check_labels(X, self.batch_key)).astype(str).tolist()
-    raise ValueError(f"batch_key={self.batch_key!r} names a column of obs: give an AnnData, not {type(X).__name__}")
-
-@patch
 def _batch_columns(self: GenePrograms, X):
     "A one in the column of each cell's batch. Raises ValueError for a batch that `fit` has not seen."
-    labels, names = self._batch_labels(X), self.learnt_["batches"]
-    unknown = sorted(set(labels) - set(names))
-    if unknown:
-        raise ValueError(f"obs[{self.batch_key!r}] has batches the model was not fitted on: {listed(unknown)}; "
-                         f"it knows {listed(names)}. Fit it on all batches together")
-    numbers = [names.index(b) for b in labels]
-    return sp.csr_matrix((np.ones(len(labels)), (np.arange(len(labels)), numbers)), (len(labels), len(names)))
+    numbers, names = batch_numbers(X, self.batch_key, self.learnt_["batches"])
+    return batch_columns(numbers, len(names), float)
 
 # %% ../nbs/35_programs.ipynb #prg019
 @patch

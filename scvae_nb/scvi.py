@@ -15,8 +15,8 @@ from fastcore.basics import patch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from .checks import check_labels, lazy
 from .estimator import NOT_NEGATIVE, POSITIVE, TRAINING, LatentModel, at_least
+from .estimator import batch_columns, batch_labels, batch_numbers, check_batch_sizes
 from .groups import bootstrap_weights, call_genes, enough_cells, fold_changes, mean_shares, two_groups
 from .layers import Cell, SparseLinear, log1p
 from .likelihoods import log_total
@@ -24,9 +24,6 @@ from .pair import VAE, KLWarmup
 from .paired import COUNT_LIKELIHOODS
 from .posteriors import Gaussian
 from .train import batches, seeded, train
-
-# %% ../nbs/32_scvi.ipynb #lzi32s000
-AnnData = lazy("anndata:AnnData")
 
 # %% ../nbs/32_scvi.ipynb #c034
 class BatchNorm(nn.BatchNorm1d):
@@ -237,49 +234,14 @@ def _read(self: SCVI, X, reset=False):
     s, names = (None, []) if self.batch_key is None else self._batch_of(X, reset)
     if reset: self._seen = dict(library=_library_prior(counts, s, names), names=names, n_cells=counts.shape[0])
     if s is None: return counts, None
-    ones = sp.csr_matrix((np.ones(len(s), counts.dtype), (np.arange(len(s)), s)), (len(s), len(names)))
-    return sp.hstack([counts, ones], format="csr"), None
+    return sp.hstack([counts, batch_columns(s, len(names), counts.dtype)], format="csr"), None
 
 # %% ../nbs/32_scvi.ipynb #c056
 @patch
-def _batch_labels(self: SCVI, X):
-    "The name of each cell's batch. Raises ValueError: no AnnData, no such column, a cell without a batch."
-    if not isinstance(X, AnnData):
-        raise ValueError(f"batch_key={self.batch_key!r} names a column of obs: give an AnnData, not {type(X).__name__}")
-    return np.asarray(check_labels(X, self.batch_key)).astype(str)
-
-@patch
 def _batch_of(self: SCVI, X, reset=False):
     "Number of each cell's batch, and all names. Raises ValueError: one batch, a batch of one cell, an unknown batch."
-    key = self.batch_key
-    labels = self._batch_labels(X)
-    names = sorted(set(labels.tolist())) if reset else self.net_.names
-    unknown = sorted(set(labels) - set(names))
-    if unknown:
-        raise ValueError(f"obs[{key!r}] has batches the model was not fitted on: {', '.join(unknown[:5])}; "
-                         f"it knows {', '.join(names)}. Learn the new ones with model.map(new_cells), "
-                         "or fit on all batches together")
-    s = pd.Categorical(labels, categories=names).codes.astype(np.int64)
-    if reset: self._check_batches(X, s, names)
-    return s, names
-
-# %% ../nbs/32_scvi.ipynb #s012
-@patch
-def _check_batches(self: SCVI, X, s, names):
-    "Raises ValueError: one batch, a batch of one cell."
-    if len(names) == 1:
-        raise ValueError(f"obs[{self.batch_key!r}] holds a single batch, {names[0]!r}: there is nothing to correct; "
-                         "leave batch_key out")
-    self._check_batch_sizes(X, s, names)
-
-@patch
-def _check_batch_sizes(self: SCVI, X, s, names):
-    "Raises ValueError for a batch of one cell; a cell with a number below zero is of none of these."
-    key, few = self.batch_key, np.flatnonzero(np.bincount(s[s >= 0]) == 1)
-    if len(few):
-        cell = X.obs_names[s == few[0]][0]
-        raise ValueError(f"batch {names[few[0]]!r} of obs[{key!r}] has one cell, {cell!r}: what is batch and what is "
-                         "cell cannot be told apart; leave it out or merge it with another batch")
+    return batch_numbers(X, self.batch_key, None if reset else self.net_.names,
+                         "Learn the new ones with model.map(new_cells), or fit on all batches together")
 
 # %% ../nbs/32_scvi.ipynb #c059
 @patch
@@ -373,7 +335,8 @@ def _new_batches(self: SCVI, X, batch_key, known):
         raise ValueError(f"the model knows its batches, by obs[{self.batch_key!r}]: leave batch_key and known out")
     model = deepcopy(self)
     if self.batch_key is None: model.net_.names, model.batch_key = [known], batch_key
-    labels, key = model._batch_labels(X), model.batch_key
+    key = model.batch_key
+    labels = batch_labels(X, key)
     new = sorted(set(labels.tolist()) - set(model.net_.names))
     if not new:
         raise ValueError(f"obs[{key!r}] has no new batch: the model knows {', '.join(model.net_.names)}; use transform")
@@ -401,7 +364,7 @@ def _learn_batches(self: SCVI, X, new, n_known, max_epochs, lr):
     "Learn the rows of batches that have just been added. Raises ValueError: one of one cell."
     M, G = self._cells(X), self.n_features_in_
     s = M[:, G:].indices - n_known                                    # (n_cells,), below zero: a known batch
-    self._check_batch_sizes(X, s, new)
+    check_batch_sizes(X, self.batch_key, s, new)
     self.net_.library.prior[n_known:] = torch.as_tensor(_library_prior(M[:, :G], s, new))
     self._learn_rows(M[s >= 0], len(new), max_epochs, lr)
     return self

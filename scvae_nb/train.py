@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT', 'resident', 'batches', 'seeded', 'NonFiniteLoss', 'run_epoch', 'save_checkpoint', 'load_checkpoint',
-           'checkpoint_place', 'Fit', 'train']
+           'checkpoint_place', 'Fit', 'has_settled', 'train']
 
 # %% ../nbs/14_train.ipynb #c002
 import os, threading, warnings
@@ -280,11 +280,17 @@ def _judge(self: Fit, seed, epoch):
     return dict(held_out=loss)
 
 # %% ../nbs/14_train.ipynb #stop003
+def has_settled(
+    losses,            # of the held-out cells, after each epoch
+    n_iter_no_change,  # epochs without a better one
+) -> bool:
+    "Whether so many epochs have passed since the best loss."
+    return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= n_iter_no_change
+
 @patch
 def is_over(self: Fit, n_iter_no_change):
     "Whether so many epochs have passed since the best held-out loss."
-    losses = self.history.get("held_out")
-    return bool(n_iter_no_change and losses) and len(losses) - 1 - int(np.argmin(losses)) >= n_iter_no_change
+    return n_iter_no_change is not None and has_settled(self.history.get("held_out"), n_iter_no_change)
 
 @patch
 def keep_best(self: Fit):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, scipy.sparse as sp
 from sklearn.base import clone
 from .checks import lazy
-from .data import log_normalize, mark_variable
+from .data import IGRAPH, log_normalize, mark_variable
 from .estimator import MODELS
 from .files import DataError, load
 from .gaussian import closed_form, unit_scores
@@ -102,9 +102,10 @@ def leiden(
     A = A.maximum(A.T).tocoo()
     once = A.row < A.col
     graph = igraph.Graph(n=len(Z), edges=np.c_[A.row, A.col][once].tolist())
-    igraph.set_random_number_generator(random.Random(seed))
-    try: return np.array(graph.community_leiden("modularity", n_iterations=-1).membership)
-    finally: igraph.set_random_number_generator(random)
+    with IGRAPH:
+        igraph.set_random_number_generator(random.Random(seed))
+        try: return np.array(graph.community_leiden("modularity", n_iterations=-1).membership)
+        finally: igraph.set_random_number_generator(random)
 
 def mixing(
     Z,      # (N, L) latent

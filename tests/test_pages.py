@@ -118,6 +118,8 @@ def test_weight(site):
     files = {'report.html', 'plotly.min.js', *site.pages['report.html'].sources}
     weight = sum(len(gzip.compress((site.folder/f).read_bytes())) for f in files)
     assert weight < 2.5e6, f'{weight/1e6:.2f} MB'
+    as_stored = sum((site.folder/f).stat().st_size for f in {'report.html', *site.pages['report.html'].sources})
+    assert as_stored < 2.5e6, f'{as_stored/1e6:.2f} MB'
 
 def test_llms_in_step():
     assert (ROOT/'nbs/llms.txt').read_text(encoding='utf-8') == llms.text(), 'run python tools/llms.py'
